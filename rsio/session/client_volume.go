@@ -1,0 +1,382 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package session
+
+import (
+	"fmt"
+
+	"rsio/rsio/block"
+	"rsio/rsio/wire"
+)
+
+// Control is one control operation: opening a volume, a call of the control
+// API. Done is called once, without locks.
+type Control struct {
+	Op      block.Op
+	Volume  uint32
+	Payload []byte // owned by the Control until Done
+	Reply   []byte
+	Status  block.Status
+	Done    func(*Control)
+	next    *Control
+}
+
+// Control queues a control operation. It is not sent again after a restart of
+// the target: then it ends in StatusUnknown.
+func (c *Client) Control(ct *Control) {
+	var fx effects
+	c.mu.Lock()
+	if c.failed != block.StatusOK {
+		fx.finishCtl(ct, c.failed)
+	} else {
+		c.ctl = append(c.ctl, ct)
+		c.pump(&fx)
+	}
+	c.unlock(&fx)
+}
+
+type volState uint8
+
+const (
+	volOpening volState = iota // not open in this session yet
+	volReplay                  // what was in flight is being sent again
+	volReclaim                 // waiting for the target to let everybody go on
+	volReady
+	volFailed
+	volClosed
+)
+
+// VolState names the state of a volume for lists.
+var volStateNames = [...]string{"opening", "replaying", "waiting for other writers", "ok", "failed", "closed"}
+
+// Volume is one open volume of the session.
+type Volume struct {
+	client    *Client
+	namespace string
+	name      string
+	readOnly  bool
+
+	state  volState
+	fail   block.Status
+	opened bool // was open in some session
+	handle uint32
+	info   block.Info
+
+	wait     block.Queue // not started
+	replay   block.Queue // in flight when the last session ended
+	inflight int         // slots in use
+
+	incarnation uint64
+	vouched     uint64 // the last incarnation whose losses were reported
+	acked       uint64 // writes acknowledged that a flush must still cover
+	durable     uint64 // of these, covered by a good flush
+	lost        bool   // the next flush must fail
+	late        bool   // writes in flight may not be sent again
+}
+
+// OpenVolume adds a volume; it is opened at once or when a session begins.
+// Events.VolumeChanged tells of the outcome; requests may be submitted before.
+// A successor of a process that died gives the incarnation that its
+// predecessor last knew (0: none): what that one had acknowledged and not
+// flushed is unknown to us, and if the incarnation has changed since, the
+// first flush must fail.
+func (c *Client) OpenVolume(namespace, name string, readOnly bool, incarnation uint64) *Volume {
+	var fx effects
+	c.mu.Lock()
+	v := &Volume{client: c, namespace: namespace, name: name, readOnly: readOnly, incarnation: incarnation, vouched: incarnation}
+	if incarnation != 0 {
+		v.acked = 1
+	}
+	c.volumes = append(c.volumes, v)
+	if c.failed != block.StatusOK {
+		v.state, v.fail = volFailed, c.failed
+		fx.vols = append(fx.vols, v)
+	} else if c.up {
+		c.reopen(v, &fx)
+	}
+	c.unlock(&fx)
+	return v
+}
+
+// Name returns NAMESPACE/VOLUME.
+func (v *Volume) Name() string { return v.namespace + "/" + v.name }
+
+// State returns the volume's state in words, its Info and, if it failed, why.
+func (v *Volume) State() (string, block.Info, block.Status) {
+	c := v.client
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return volStateNames[v.state], v.info, v.fail
+}
+
+// Incarnation returns the last one whose losses, if any, a failed flush has
+// reported; 0 if the volume was never open. It is kept for a successor before
+// VolumeChanged returns.
+func (v *Volume) Incarnation() uint64 {
+	v.client.mu.Lock()
+	defer v.client.mu.Unlock()
+	return v.vouched
+}
+
+// Ready reports whether requests reach the target, as far as paths allow.
+func (v *Volume) Ready() bool {
+	v.client.mu.Lock()
+	defer v.client.mu.Unlock()
+	return v.state == volReady
+}
+
+// Load returns how many requests of the volume are in flight and how many
+// wait.
+func (v *Volume) Load() (inflight, waiting int) {
+	v.client.mu.Lock()
+	defer v.client.mu.Unlock()
+	return v.inflight, v.wait.Len() + v.replay.Len()
+}
+
+// Submit starts or queues r, which was checked at the edge.
+func (v *Volume) Submit(r *block.Request) {
+	c := v.client
+	var fx effects
+	c.mu.Lock()
+	switch {
+	case v.state == volFailed || v.state == volClosed:
+		st := v.fail
+		if v.state == volClosed {
+			st = block.StatusClosed
+		}
+		fx.finish(r, st)
+	default:
+		c.push(&v.wait, r)
+		c.pump(&fx)
+	}
+	c.unlock(&fx)
+}
+
+// runnable is the queue that requests of v may be started from now.
+func (v *Volume) runnable() *block.Queue {
+	switch v.state {
+	case volReady:
+		return &v.wait
+	case volReplay:
+		return &v.replay
+	}
+	return &v.client.none
+}
+
+// push and pop keep the books of the credit that waiting requests will need.
+func (c *Client) push(q *block.Queue, r *block.Request) {
+	q.Push(r)
+	c.waiting += uint64(wire.Cost(r.Op, r.Len))
+}
+
+func (c *Client) pop(q *block.Queue) *block.Request {
+	r := q.Pop()
+	if r != nil {
+		c.waiting -= uint64(wire.Cost(r.Op, r.Len))
+	}
+	return r
+}
+
+// reopen opens v in the present session. c.mu is held.
+func (c *Client) reopen(v *Volume, fx *effects) {
+	if v.state == volClosed {
+		return
+	}
+	v.state = volOpening
+	o := wire.Open{Namespace: []byte(v.namespace), Volume: []byte(v.name)}
+	if v.readOnly {
+		o.Flags |= wire.OpenReadOnly
+	}
+	if v.opened {
+		o.Flags |= wire.OpenRecover
+	}
+	sess := c.sess.Session
+	c.ctl = append(c.ctl, &Control{Op: wire.OpOpen, Payload: o.Append(nil), Done: func(ct *Control) {
+		v.openDone(ct, sess)
+	}})
+	c.pump(fx)
+}
+
+// openDone takes the answer to an open.
+func (v *Volume) openDone(ct *Control, sess wire.ID) {
+	c := v.client
+	var fx effects
+	c.mu.Lock()
+	if c.sess.Session == sess && v.state == volOpening && ct.Status != block.StatusUnknown {
+		c.opened(v, ct, &fx)
+	}
+	c.unlock(&fx)
+}
+
+func (c *Client) opened(v *Volume, ct *Control, fx *effects) {
+	var o wire.OpenResponse
+	if ct.Status == block.StatusOK && o.Parse(ct.Reply) != nil {
+		ct.Status = block.StatusProtocol
+	}
+	if ct.Status != block.StatusOK {
+		fx.event("error", v.Name(), "cannot be opened at "+c.cfg.Target+": "+ct.Status.Error())
+		c.failVolume(v, ct.Status, fx)
+		return
+	}
+	v.handle, v.info, v.state, v.late = o.Handle, o.Info, volReplay, o.Replay != wire.ReplayAllowed
+	if v.incarnation != 0 && v.incarnation != o.Incarnation && v.acked > v.durable {
+		v.lost = true
+		fx.event("error", v.Name(), fmt.Sprintf("the target lost memory with up to %d acknowledged writes that no flush had covered; the next flush fails", v.acked-v.durable))
+	}
+	v.opened, v.incarnation = true, o.Incarnation
+	if !v.lost {
+		v.vouched = o.Incarnation
+	}
+	c.sortReplay(v, fx)
+	fx.vols = append(fx.vols, v)
+	c.afterReplay(v, fx)
+	c.pump(fx)
+}
+
+// sortReplay ends what may not be sent again: writes if others went on without
+// us, flushes if data they cover may be gone.
+func (c *Client) sortReplay(v *Volume, fx *effects) {
+	q := v.replay.Take()
+	told := false
+	for r := c.pop(&q); r != nil; r = c.pop(&q) {
+		switch {
+		case r.Op.Changes() && v.late:
+			fx.finish(r, block.StatusUnknown)
+			fx.event("error", v.Name(), fmt.Sprintf("%s of %d bytes at %d was in flight when the target restarted and came back too late: outcome unknown", r.Op, r.Len, r.Off))
+		case r.Op == block.OpFlush && v.lost:
+			fx.finish(r, block.StatusLost)
+			told = true
+		default:
+			c.push(&v.replay, r)
+		}
+	}
+	if told {
+		v.told(fx)
+	}
+}
+
+// told notes that a failed flush has reported the loss.
+func (v *Volume) told(fx *effects) {
+	v.lost, v.durable, v.vouched = false, v.acked, v.incarnation
+	fx.vols = append(fx.vols, v)
+}
+
+// afterReplay tells the target that all has been sent again, once it has.
+func (c *Client) afterReplay(v *Volume, fx *effects) {
+	if v.state != volReplay || v.replay.Len() > 0 || v.inflight > 0 {
+		return
+	}
+	v.state = volReclaim
+	sess := c.sess.Session
+	c.ctl = append(c.ctl, &Control{Op: wire.OpReclaim, Volume: v.handle, Done: func(ct *Control) {
+		v.reclaimDone(ct, sess)
+	}})
+}
+
+func (v *Volume) reclaimDone(ct *Control, sess wire.ID) {
+	c := v.client
+	var fx effects
+	c.mu.Lock()
+	if c.sess.Session == sess && v.state == volReclaim && ct.Status != block.StatusUnknown {
+		if ct.Status == block.StatusOK {
+			v.state = volReady
+		} else {
+			c.failVolume(v, ct.Status, &fx)
+		}
+		fx.vols = append(fx.vols, v)
+		c.pump(&fx)
+	}
+	c.unlock(&fx)
+}
+
+// Resized takes the target's word about a volume's new size.
+func (c *Client) Resized(handle uint32, size uint64) {
+	var fx effects
+	c.mu.Lock()
+	for _, v := range c.volumes {
+		if v.handle == handle && v.opened {
+			v.info.Size = size
+			fx.vols = append(fx.vols, v)
+			fx.event("info", v.Name(), fmt.Sprintf("has %d bytes now", size))
+		}
+	}
+	c.unlock(&fx)
+}
+
+// Gone takes the target's word that a volume was deleted.
+func (c *Client) Gone(handle uint32) {
+	var fx effects
+	c.mu.Lock()
+	for _, v := range c.volumes {
+		if v.handle == handle && v.opened && v.state != volClosed {
+			fx.event("error", v.Name(), "was deleted at "+c.cfg.Target)
+			c.failVolume(v, block.StatusNotFound, &fx)
+		}
+	}
+	c.unlock(&fx)
+}
+
+// CloseVolume takes v out of the session. Nothing of it may be in flight or
+// waiting, or the volume must have failed; done is called with the target's
+// answer, at once if there is no session to tell.
+func (c *Client) CloseVolume(v *Volume, done func(block.Status)) {
+	var fx effects
+	c.mu.Lock()
+	if v.inflight > 0 || v.wait.Len() > 0 || v.replay.Len() > 0 {
+		c.mu.Unlock()
+		done(block.StatusInUse)
+		return
+	}
+	tell := v.opened && v.state != volFailed && v.state != volClosed && c.failed == block.StatusOK
+	v.state = volClosed
+	for i, q := range c.volumes {
+		if q == v {
+			c.volumes = append(c.volumes[:i], c.volumes[i+1:]...)
+			break
+		}
+	}
+	if tell {
+		c.ctl = append(c.ctl, &Control{Op: wire.OpClose, Volume: v.handle, Done: func(ct *Control) { done(ct.Status) }})
+		c.pump(&fx)
+	}
+	c.unlock(&fx)
+	if !tell {
+		done(block.StatusOK)
+	}
+}
+
+// InFlight describes one request in flight, for lists.
+type InFlight struct {
+	Volume string
+	Op     block.Op
+	Off    uint64
+	Len    uint32
+	Paths  string
+	Since  int64 // nanoseconds
+}
+
+// InFlight lists what is in flight.
+func (c *Client) InFlight() []InFlight {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var out []InFlight
+	now := c.cfg.Now()
+	for i := range c.slots {
+		sl := &c.slots[i]
+		if sl.req == nil {
+			continue
+		}
+		on := ""
+		for k := range sl.copies {
+			if cp := &sl.copies[k]; cp.state != copyFree {
+				on += " " + cp.path.Name
+			}
+		}
+		if on == "" {
+			on = " parked"
+		}
+		out = append(out, InFlight{Volume: sl.vol.Name(), Op: sl.req.Op, Off: sl.req.Off, Len: sl.req.Len,
+			Paths: on[1:], Since: int64(now - sl.started)})
+	}
+	return out
+}

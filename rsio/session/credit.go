@@ -1,0 +1,136 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package session
+
+import (
+	"sync"
+
+	"rsio/rsio/wire"
+)
+
+// Limits of credit in bytes (docs/protocol.md section 5.4).
+const (
+	DefaultBudget = 256 << 20 // sum of all windows of a target
+	IdleWindow    = 64 << 10  // what a session has that asks for nothing
+	MaxWindow     = 32 << 20  // what one session may get
+)
+
+// Budget is the payload memory of a target, shared out as windows. The sum of
+// what is reserved never exceeds its limit.
+type Budget struct {
+	mu       sync.Mutex
+	limit    uint64
+	reserved uint64
+}
+
+// NewBudget returns a budget of limit bytes.
+func NewBudget(limit uint64) *Budget { return &Budget{limit: limit} }
+
+// Reserved returns the sum of all windows in bytes.
+func (b *Budget) Reserved() uint64 {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.reserved
+}
+
+// take reserves up to n bytes, at least least, and returns how many.
+func (b *Budget) take(n, least uint64) uint64 {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	n = min(n, b.limit-b.reserved)
+	if n < least {
+		return 0
+	}
+	b.reserved += n
+	return n
+}
+
+func (b *Budget) give(n uint64) {
+	b.mu.Lock()
+	b.reserved -= n
+	b.mu.Unlock()
+}
+
+// Window is the credit of one session at the target. Each change has a number,
+// the grant. A smaller window gives its bytes back only when the initiator has
+// acknowledged the grant, which it does when no more than the new window is in
+// flight: otherwise a frame sent under the old window, still under way on a
+// slow path, would find its memory promised to somebody else.
+type Window struct {
+	mu       sync.Mutex
+	budget   *Budget
+	bytes    uint64 // granted
+	reserved uint64 // taken from the budget, >= bytes
+	grant    uint32
+}
+
+// NewWindow reserves the idle window; nil if the budget is used up.
+func NewWindow(b *Budget) *Window {
+	if b.take(IdleWindow, IdleWindow) == 0 {
+		return nil
+	}
+	return &Window{budget: b, bytes: IdleWindow, reserved: IdleWindow, grant: 1}
+}
+
+// Get returns the granted bytes and the number of the grant.
+func (w *Window) Get() (bytes, grant uint32) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return uint32(w.bytes), w.grant
+}
+
+// Reserved returns the bytes the session may have in flight as far as the
+// target knows: the old window until a smaller one is acknowledged.
+func (w *Window) Reserved() uint64 {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.reserved
+}
+
+// Heard takes the initiator's word: how many bytes it wants and which grant it
+// goes by. It returns the window to put into the next answer.
+func (w *Window) Heard(want, acked uint32) (bytes, grant uint32) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.budget == nil {
+		return uint32(w.bytes), w.grant
+	}
+	if acked == w.grant && w.reserved > w.bytes {
+		w.budget.give(w.reserved - w.bytes)
+		w.reserved = w.bytes
+	}
+	if uint64(want) > w.bytes && w.bytes < MaxWindow {
+		goal := min(max(uint64(want), 2*w.bytes, wire.MaxPayload), MaxWindow)
+		if goal > w.reserved {
+			w.reserved += w.budget.take(goal-w.reserved, 4096)
+		}
+		if goal = min(goal, w.reserved) &^ 4095; goal > w.bytes {
+			w.bytes = goal
+			w.grant++
+		}
+	}
+	return uint32(w.bytes), w.grant
+}
+
+// Shrink grants the idle window to a session that asks for nothing. It reports
+// whether that is news for the initiator.
+func (w *Window) Shrink() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.budget == nil || w.bytes <= IdleWindow {
+		return false
+	}
+	w.bytes = IdleWindow
+	w.grant++
+	return true
+}
+
+// Release gives everything back; the session has ended and is drained.
+func (w *Window) Release() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.budget != nil {
+		w.budget.give(w.reserved)
+		w.budget, w.reserved = nil, 0
+	}
+}
