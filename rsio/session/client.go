@@ -50,6 +50,7 @@ type Events interface {
 type Config struct {
 	Nexus  string
 	Secret wire.Secret // of this nexus at this target
+	Life   uint32      // number of this process among those that had the secret
 	Target string      // name, for events
 	Events Events
 	Now    func() time.Duration // the clock of Port.Heard
@@ -73,6 +74,7 @@ type Client struct {
 	digest  bool
 	up      bool // a session is established
 	logging bool // a LoginNew is under way
+	logins  uint32
 	usurped bool // another initiator has taken the nexus over: final
 	failed  block.Status
 	failing bool

@@ -26,8 +26,12 @@ func (c *Client) LoginFor() (l wire.Login, ok bool) {
 	case c.logging || !c.quiet() || c.failing:
 		return l, false
 	}
+	// The number tells the target which of two logins is the later one. The
+	// interleaving: this login is stuck on a path, another one makes the
+	// session, then this one arrives and would end the session it lost to.
 	c.logging = true
-	l.Mode = wire.LoginNew
+	c.logins++
+	l.Mode, l.Serial = wire.LoginNew, uint64(c.cfg.Life)<<32|uint64(c.logins)
 	return l, true
 }
 

@@ -30,6 +30,7 @@ type Session struct {
 	Nexus  string
 
 	secret wire.Secret
+	serial uint64 // of the login that made it
 	heard  atomic.Int64 // when any byte last arrived
 	left   atomic.Bool  // logged out
 
@@ -97,6 +98,8 @@ func NewSessions(budget *Budget, slots int, random io.Reader, onEnd func(*Sessio
 //   - StatusDraining: the predecessor's requests still execute; try again soon
 //   - StatusInUse: another initiator holds the nexus and was heard of
 //   - StatusNoSession: the session to join is not known, or its secret is wrong
+//   - StatusStale: a login that was sent before the one that made the session,
+//     and was long under way
 //   - StatusBusy: no credit is left for another session
 //
 // However a session ends, its gate closes and its running requests finish
@@ -124,6 +127,9 @@ func (t *Sessions) login(l *wire.Login, now time.Duration) (s, ended *Session, s
 		return s, nil, block.StatusOK
 	}
 	old := t.byNexus[string(l.Nexus)]
+	if old != nil && old.knows(l) && l.Serial <= old.serial {
+		return nil, nil, block.StatusStale
+	}
 	if old != nil && !old.Closed() {
 		if !old.knows(l) && now-old.LastHeard() < TakeoverSilence {
 			return nil, nil, block.StatusInUse
@@ -137,7 +143,7 @@ func (t *Sessions) login(l *wire.Login, now time.Duration) (s, ended *Session, s
 		}
 		t.remove(old)
 	}
-	s, st = t.create(string(l.Nexus), l.Secret, now)
+	s, st = t.create(l, now)
 	return s, ended, st
 }
 
@@ -145,19 +151,19 @@ func (s *Session) knows(l *wire.Login) bool {
 	return subtle.ConstantTimeCompare(l.Secret[:], s.secret[:]) == 1
 }
 
-func (t *Sessions) create(nexus string, secret wire.Secret, now time.Duration) (*Session, block.Status) {
+func (t *Sessions) create(l *wire.Login, now time.Duration) (*Session, block.Status) {
 	w := NewWindow(t.budget)
 	if w == nil {
 		return nil, block.StatusBusy
 	}
-	s := &Session{Slots: NewSlots(t.slots), Window: w, Nexus: nexus, secret: secret}
+	s := &Session{Slots: NewSlots(t.slots), Window: w, Nexus: string(l.Nexus), secret: l.Secret, serial: l.Serial}
 	if _, err := io.ReadFull(t.random, s.ID[:]); err != nil {
 		w.Release()
 		return nil, block.StatusIO
 	}
 	s.Heard(now)
 	t.byID[s.ID] = s
-	t.byNexus[nexus] = s
+	t.byNexus[s.Nexus] = s
 	return s, block.StatusOK
 }
 

@@ -26,6 +26,7 @@ type op struct {
 	// executed is when a write last changed the disk.
 	executed time.Duration
 	ran      bool
+	replayed bool // that was a copy sent again after a restart
 }
 
 // history is what all callers saw, with times. It lives outside the system.
@@ -36,8 +37,12 @@ type history struct {
 	open   map[string][]*op // per host: in flight, or of a process that died
 	dead   map[string][]*op // of dead processes, until the successor is in
 	losses []time.Duration
-	lost   []*op // flushes that said so
-	result Result
+	// restart is when the target last started, newest the acknowledged write
+	// to each block that was submitted last.
+	restart time.Duration
+	newest  [nBlocks]*op
+	lost    []*op // flushes that said so
+	result  Result
 }
 
 func newHistory(w *World) *history {
@@ -72,6 +77,11 @@ func (h *history) end(o *op, st block.Status, value uint64) {
 	}
 	switch {
 	case st == block.StatusOK:
+		if o.kind == block.OpWrite && !o.replayed {
+			if n := h.newest[o.block]; n == nil || n.start < o.start {
+				h.newest[o.block] = o
+			}
+		}
 		if o.kind == block.OpWrite && !o.ran {
 			h.w.fail("write %d of block %d was acknowledged and never executed", o.id, o.block)
 		}
@@ -102,7 +112,7 @@ func (h *history) sessionBegins(host string) {
 }
 
 // executed is called at the moment a write changes the disk.
-func (h *history) executed(id uint64, b int, nexus string) {
+func (h *history) executed(id uint64, b int, nexus string, replay bool) {
 	o := h.byID[id]
 	if o == nil || o.block != b || o.host != nexus {
 		h.w.fail("block %d got value %d, which nobody wrote there", b, id)
@@ -111,7 +121,14 @@ func (h *history) executed(id uint64, b int, nexus string) {
 	if o.end < h.w.now {
 		h.w.fail("P3: write %d of %s to block %d executed %v after its end", id, nexus, b, h.w.now-o.end)
 	}
-	o.executed, o.ran = h.w.now, true
+	// A write that was in flight when the target restarted is older than all
+	// that were submitted since; once one of those is acknowledged it must
+	// not execute any more.
+	if w := h.newest[b]; replay && w != nil && w.start > h.restart && o.start < h.restart {
+		h.w.fail("P3: write %d of %s to block %d, sent again after the restart, executed after newer write %d of %s was acknowledged",
+			id, nexus, b, w.id, w.host)
+	}
+	o.executed, o.ran, o.replayed = h.w.now, true, replay
 	h.w.trace("disk: block %d = %d", b, id)
 }
 

@@ -71,7 +71,7 @@ func (h *host) VolumeChanged(v *session.Volume) {
 func (h *host) start() {
 	h.life++
 	h.alive, h.frozen, h.outstanding = true, false, 0
-	h.client = session.NewClient(session.Config{Nexus: h.name, Secret: h.secret, Target: "t", Events: h,
+	h.client = session.NewClient(session.Config{Nexus: h.name, Secret: h.secret, Life: uint32(h.life), Target: "t", Events: h,
 		Now: func() time.Duration { return h.w.now }})
 	h.vol = h.client.OpenVolume("default", "v", false, h.incarnation)
 	for _, hp := range h.paths {

@@ -32,7 +32,7 @@ type server struct {
 	srv      map[*session.Session]*srvSession
 	grace    *session.Grace
 	writers  map[string]bool // on record, survives everything
-	disk     image // page cache
+	disk     image           // page cache
 	durable  image
 	version  uint64
 	incarn   uint64
@@ -66,6 +66,7 @@ func (r rngReader) Read(p []byte) (int, error) {
 func (s *server) start() {
 	s.starts++
 	s.run, s.up = s.starts, true
+	s.w.hist.restart = s.w.now
 	_, _ = rngReader{s.w}.Read(s.instance[:]) // cannot fail
 	s.budget = session.NewBudget(4 << 20)
 	s.srv = make(map[*session.Session]*srvSession)
@@ -269,7 +270,7 @@ func (s *server) plant(ss *srvSession, h *wire.Header, payload []byte, v session
 	run, off := s.run, h.Off
 	s.w.after(s.execTime(), func() {
 		if s.run == run && s.up {
-			s.apply(off, payload, false, ss.s.Nexus)
+			s.apply(off, payload, false, ss.s.Nexus, false)
 		}
 	})
 }
@@ -312,7 +313,7 @@ func (s *server) execute(c *conn, ss *srvSession, hd wire.Header, flags uint16, 
 			var out []byte
 			switch hd.Op {
 			case block.OpWrite:
-				s.apply(off, payload, flags&uint16(block.FlagFUA) != 0, nexus)
+				s.apply(off, payload, flags&uint16(block.FlagFUA) != 0, nexus, replay)
 			case block.OpRead:
 				out = s.read(off, hd.Len)
 			case block.OpFlush:
@@ -339,10 +340,10 @@ func (s *server) thawed(fn func()) {
 	fn()
 }
 
-func (s *server) apply(off uint64, payload []byte, fua bool, nexus string) {
+func (s *server) apply(off uint64, payload []byte, fua bool, nexus string, replay bool) {
 	b := off / blockLen
 	id := binary.BigEndian.Uint64(payload)
-	s.w.hist.executed(id, int(b), nexus)
+	s.w.hist.executed(id, int(b), nexus, replay)
 	s.version++
 	s.disk[b].id, s.disk[b].version = id, s.version
 	if fua {

@@ -27,6 +27,7 @@ type Login struct {
 	VersionMax uint16
 	Features   uint64 // offered
 	Mode       uint8
+	Serial     uint64 // grows with each LoginNew of one Secret, over restarts too
 	Session    ID
 	Secret     Secret
 	Nexus      []byte // HOST or HOST/VM
@@ -38,6 +39,7 @@ func (l *Login) Append(b []byte) []byte {
 	b = binary.BigEndian.AppendUint16(b, l.VersionMax)
 	b = binary.BigEndian.AppendUint64(b, l.Features)
 	b = append(b, l.Mode)
+	b = binary.BigEndian.AppendUint64(b, l.Serial)
 	b = append(b, l.Session[:]...)
 	b = append(b, l.Secret[:]...)
 	return appendText(b, string(l.Nexus))
@@ -50,6 +52,7 @@ func (l *Login) Parse(p []byte) error {
 	l.VersionMin, l.VersionMax = c.u16(), c.u16()
 	l.Features = c.u64()
 	l.Mode = c.u8()
+	l.Serial = c.u64()
 	copy(l.Session[:], c.take(len(l.Session)))
 	copy(l.Secret[:], c.take(len(l.Secret)))
 	l.Nexus = c.text()
