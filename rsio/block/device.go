@@ -4,7 +4,7 @@
 // (store), layers, composites (volume), remote volumes (initiator) and the
 // frontends that drive them (nbd, fusefs, target).
 //
-// # The ten rules
+// # The twelve rules
 //
 //  1. Submit never blocks on I/O. It may complete the request inline.
 //  2. Every request completes exactly once. After the completion nobody but

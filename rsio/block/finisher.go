@@ -12,7 +12,7 @@ type Finisher struct {
 	mu      sync.Mutex
 	queue   Queue
 	running bool
-	idle    sync.WaitGroup
+	idle    sync.Cond // running became false; L is set by Close
 }
 
 // Finish completes r with st, inline or from the queue.
@@ -27,7 +27,6 @@ func (f *Finisher) Finish(r *Request, st Status) {
 	start := !f.running
 	if start {
 		f.running = true
-		f.idle.Add(1)
 	}
 	f.mu.Unlock()
 	if start {
@@ -37,12 +36,12 @@ func (f *Finisher) Finish(r *Request, st Status) {
 
 // drain runs until the queue is empty; each request starts a fresh stack.
 func (f *Finisher) drain() {
-	defer f.idle.Done()
 	for {
 		f.mu.Lock()
 		q := f.queue.Take()
 		if q.Len() == 0 {
 			f.running = false
+			f.idle.Broadcast()
 			f.mu.Unlock()
 			return
 		}
@@ -54,5 +53,16 @@ func (f *Finisher) drain() {
 	}
 }
 
-// Close waits for the goroutine; no Finish may follow.
-func (f *Finisher) Close() { f.idle.Wait() }
+// Close waits until what is queued has completed. Finish may still be called
+// afterwards, because a closed device goes on answering StatusClosed, and a
+// caller that submits again on that must not grow the stack either.
+func (f *Finisher) Close() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.idle.L == nil {
+		f.idle.L = &f.mu
+	}
+	for f.running {
+		f.idle.Wait()
+	}
+}

@@ -22,6 +22,7 @@ type Workers struct {
 	idle   int // workers waiting on wake
 	closed bool
 	done   sync.WaitGroup
+	refuse Finisher // answers from inside Submit
 }
 
 // NewWorkers starts n goroutines that execute fn; Close joins them. fn returns
@@ -51,7 +52,7 @@ func (w *Workers) Submit(r *Request) {
 	signal := st == StatusOK && w.idle > 0
 	w.mu.Unlock()
 	if st != StatusOK {
-		Finish(r, st)
+		w.refuse.Finish(r, st)
 		return
 	}
 	if signal {
@@ -88,7 +89,11 @@ func (w *Workers) Close(ctx context.Context) error {
 	w.closed = true
 	w.mu.Unlock()
 	w.wake.Broadcast()
-	return Await(ctx, &w.done)
+	if err := Await(ctx, &w.done); err != nil {
+		return err
+	}
+	w.refuse.Close()
+	return nil
 }
 
 // Await waits for wg or for the end of ctx, whose error it then returns. The

@@ -72,6 +72,7 @@ func class(n int) int {
 // TryGet returns a buffer of length n (1..MaxLen), or nil if the cap does not
 // allow it now. Its content is undefined. The caller owns it until Put.
 func (p *Pool) TryGet(n int) []byte {
+	checkLen(n)
 	p.mu.Lock()
 	b := p.take(n)
 	p.mu.Unlock()
@@ -83,6 +84,7 @@ func (p *Pool) TryGet(n int) []byte {
 
 // Get is TryGet that waits until the cap allows it.
 func (p *Pool) Get(n int) []byte {
+	checkLen(n)
 	p.mu.Lock()
 	b := p.take(n)
 	for b == nil {
@@ -96,12 +98,17 @@ func (p *Pool) Get(n int) []byte {
 	return p.fresh(b, n)
 }
 
-// take accounts for a buffer and returns it, an empty non-nil slice if it has
-// to be made, or nil if the cap forbids it. p.mu is held.
-func (p *Pool) take(n int) []byte {
+// checkLen panics before the lock is taken: a session that recovers must not
+// leave the pool locked for all others.
+func checkLen(n int) {
 	if n <= 0 || n > MaxLen {
 		panic(fmt.Sprintf("buf: length %d is outside 1..%d", n, MaxLen))
 	}
+}
+
+// take accounts for a buffer and returns it, an empty non-nil slice if it has
+// to be made, or nil if the cap forbids it. p.mu is held.
+func (p *Pool) take(n int) []byte {
 	c := class(n)
 	size := int64(1) << (minShift + c)
 	if p.out+size > p.limit {
@@ -149,11 +156,11 @@ func (p *Pool) Put(b []byte) {
 		panic(fmt.Sprintf("buf: Put of a slice of capacity %d that no pool made", size))
 	}
 	p.mu.Lock()
-	p.out -= size
-	if p.out < 0 {
+	if p.out < size {
 		p.mu.Unlock()
 		panic("buf: more was put back than was handed out")
 	}
+	p.out -= size
 	if p.out+p.kept+size <= p.limit {
 		p.free[c] = append(p.free[c], b[:size])
 		p.kept += size

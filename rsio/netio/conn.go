@@ -145,6 +145,24 @@ func (c *Conn) Close(err error) {
 	}
 }
 
+// Abort is Close for a caller that holds a lock which Sent takes: the frames
+// are let go by the writer goroutine.
+func (c *Conn) Abort(err error) {
+	c.mu.Lock()
+	if c.err == nil {
+		c.err = err
+	}
+	if !c.sending && c.head != nil {
+		c.sending = true
+		c.handOver()
+	}
+	c.mu.Unlock()
+	c.endOnce.Do(func() {
+		_ = c.nc.Close() // the descriptor is gone either way
+		close(c.end)
+	})
+}
+
 // Wait joins the writer goroutine after Close. All Outs have been let go when
 // it returns and no Sent is running.
 func (c *Conn) Wait() {

@@ -46,12 +46,18 @@ const (
 // Queue appends o; somebody has to Flush or Kick. On a closed connection Sent
 // is called at once.
 func (c *Conn) Queue(o *Out) {
+	if !c.TryQueue(o) {
+		o.Owner.Sent(o, c.Err())
+	}
+}
+
+// TryQueue is Queue that reports false on a closed connection instead of
+// calling Sent, for callers that hold a lock which Sent takes.
+func (c *Conn) TryQueue(o *Out) bool {
 	c.mu.Lock()
 	if c.err != nil {
-		err := c.err
 		c.mu.Unlock()
-		o.Owner.Sent(o, err)
-		return
+		return false
 	}
 	o.off, o.state, o.next, o.prev = 0, outQueued, nil, c.tail
 	if c.tail == nil {
@@ -62,6 +68,7 @@ func (c *Conn) Queue(o *Out) {
 	c.tail = o
 	c.queued++
 	c.mu.Unlock()
+	return true
 }
 
 // Withdrawn is the answer of Unlink.

@@ -62,11 +62,11 @@ func (po *pingOut) Sent(*netio.Out, error) {
 
 // PathInfo is what is known of a path.
 type PathInfo struct {
-	Name                              string
-	Suspect, Leaving                  bool
-	Outstanding                       uint64
-	Service                           time.Duration // of 4 KiB
-	Requests, Bytes, Resent, Takeover uint64
+	Name                    string
+	Suspect, Leaving        bool
+	Outstanding             uint64
+	Service                 time.Duration // of 4 KiB
+	Requests, Bytes, Resent uint64
 }
 
 // firstService is assumed of a path that has not been measured: 50 us for
@@ -353,14 +353,25 @@ func (c *Client) sendPing(p *Path, now time.Duration, fx *effects) {
 	fx.touch(p)
 }
 
+// Describe tells what is known of the path.
+func (p *Path) Describe() PathInfo {
+	p.client.mu.Lock()
+	defer p.client.mu.Unlock()
+	return p.info()
+}
+
+func (p *Path) info() PathInfo {
+	return PathInfo{Name: p.Name, Suspect: p.suspect, Leaving: p.leaving, Outstanding: p.outstanding,
+		Service: time.Duration(p.svc * 4096), Requests: p.requests, Bytes: p.bytes, Resent: p.resent}
+}
+
 // Paths describes all paths.
 func (c *Client) Paths() []PathInfo {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	out := make([]PathInfo, 0, len(c.paths))
 	for _, p := range c.paths {
-		out = append(out, PathInfo{Name: p.Name, Suspect: p.suspect, Leaving: p.leaving, Outstanding: p.outstanding,
-			Service: time.Duration(p.svc * 4096), Requests: p.requests, Bytes: p.bytes, Resent: p.resent})
+		out = append(out, p.info())
 	}
 	return out
 }

@@ -208,6 +208,7 @@ func (c *Client) settleIfFree(sl *cslot, fx *effects) {
 // settle does the books of the volume and completes the request.
 func (c *Client) settle(sl *cslot, fx *effects) {
 	v, r, st := sl.vol, sl.req, sl.status
+	v.stats.count(r, st, c.cfg.Now()-sl.started)
 	switch {
 	case st != block.StatusOK:
 	case r.Op == block.OpFlush:

@@ -4,6 +4,7 @@ package session
 
 import (
 	"fmt"
+	"time"
 
 	"rsio/rsio/block"
 	"rsio/rsio/wire"
@@ -52,6 +53,7 @@ var volStateNames = [...]string{"opening", "replaying", "waiting for other write
 // Volume is one open volume of the session.
 type Volume struct {
 	client    *Client
+	owner     any
 	namespace string
 	name      string
 	readOnly  bool
@@ -70,8 +72,9 @@ type Volume struct {
 	vouched     uint64 // the last incarnation whose losses were reported
 	acked       uint64 // writes acknowledged that a flush must still cover
 	durable     uint64 // of these, covered by a good flush
-	lost        bool   // the next flush must fail
-	late        bool   // writes in flight may not be sent again
+	stats       Stats
+	lost        bool // the next flush must fail
+	late        bool // writes in flight may not be sent again
 }
 
 // OpenVolume adds a volume; it is opened at once or when a session begins.
@@ -79,11 +82,11 @@ type Volume struct {
 // A successor of a process that died gives the incarnation that its
 // predecessor last knew (0: none): what that one had acknowledged and not
 // flushed is unknown to us, and if the incarnation has changed since, the
-// first flush must fail.
-func (c *Client) OpenVolume(namespace, name string, readOnly bool, incarnation uint64) *Volume {
+// first flush must fail. Owner is what Volume.Owner returns.
+func (c *Client) OpenVolume(namespace, name string, readOnly bool, incarnation uint64, owner any) *Volume {
 	var fx effects
 	c.mu.Lock()
-	v := &Volume{client: c, namespace: namespace, name: name, readOnly: readOnly, incarnation: incarnation, vouched: incarnation}
+	v := &Volume{client: c, namespace: namespace, name: name, readOnly: readOnly, incarnation: incarnation, vouched: incarnation, owner: owner}
 	if incarnation != 0 {
 		v.acked = 1
 	}
@@ -97,6 +100,9 @@ func (c *Client) OpenVolume(namespace, name string, readOnly bool, incarnation u
 	c.unlock(&fx)
 	return v
 }
+
+// Owner returns what OpenVolume was given.
+func (v *Volume) Owner() any { return v.owner }
 
 // Name returns NAMESPACE/VOLUME.
 func (v *Volume) Name() string { return v.namespace + "/" + v.name }
@@ -352,7 +358,7 @@ type InFlight struct {
 	Off    uint64
 	Len    uint32
 	Paths  string
-	Since  int64 // nanoseconds
+	Age    time.Duration
 }
 
 // InFlight lists what is in flight.
@@ -376,7 +382,39 @@ func (c *Client) InFlight() []InFlight {
 			on = " parked"
 		}
 		out = append(out, InFlight{Volume: sl.vol.Name(), Op: sl.req.Op, Off: sl.req.Off, Len: sl.req.Len,
-			Paths: on[1:], Since: int64(now - sl.started)})
+			Paths: on[1:], Age: now - sl.started})
 	}
 	return out
+}
+
+// Stats are totals of a volume since it was opened here.
+type Stats struct {
+	Reads, Writes, Flushes, Others, ReadBytes, WriteBytes, Errors uint64
+	Busy                                                          time.Duration // sum of service times
+}
+
+func (s *Stats) count(r *block.Request, st block.Status, took time.Duration) {
+	switch r.Op {
+	case block.OpRead:
+		s.Reads++
+		s.ReadBytes += uint64(r.Len)
+	case block.OpWrite:
+		s.Writes++
+		s.WriteBytes += uint64(r.Len)
+	case block.OpFlush:
+		s.Flushes++
+	default:
+		s.Others++
+	}
+	if st != block.StatusOK {
+		s.Errors++
+	}
+	s.Busy += took
+}
+
+// Stats returns the totals.
+func (v *Volume) Stats() Stats {
+	v.client.mu.Lock()
+	defer v.client.mu.Unlock()
+	return v.stats
 }

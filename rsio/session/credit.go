@@ -4,6 +4,7 @@ package session
 
 import (
 	"sync"
+	"sync/atomic"
 
 	"rsio/rsio/wire"
 )
@@ -62,6 +63,9 @@ type Window struct {
 	bytes    uint64 // granted
 	reserved uint64 // taken from the budget, >= bytes
 	grant    uint32
+
+	now    atomic.Uint64 // bytes<<32 | grant, for the hot path
+	shrunk atomic.Bool   // reserved is more than bytes
 }
 
 // NewWindow reserves the idle window; nil if the budget is used up.
@@ -69,14 +73,22 @@ func NewWindow(b *Budget) *Window {
 	if b.take(IdleWindow, IdleWindow) == 0 {
 		return nil
 	}
-	return &Window{budget: b, bytes: IdleWindow, reserved: IdleWindow, grant: 1}
+	w := &Window{budget: b, bytes: IdleWindow, reserved: IdleWindow, grant: 1}
+	w.publish()
+	return w
+}
+
+// publish makes a change visible to Get and Heard. w.mu is held, but for a new
+// window.
+func (w *Window) publish() {
+	w.now.Store(w.bytes<<32 | uint64(w.grant))
+	w.shrunk.Store(w.reserved > w.bytes)
 }
 
 // Get returns the granted bytes and the number of the grant.
 func (w *Window) Get() (bytes, grant uint32) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return uint32(w.bytes), w.grant
+	now := w.now.Load()
+	return uint32(now >> 32), uint32(now)
 }
 
 // Reserved returns the bytes the session may have in flight as far as the
@@ -88,13 +100,17 @@ func (w *Window) Reserved() uint64 {
 }
 
 // Heard takes the initiator's word: how many bytes it wants and which grant it
-// goes by. It returns the window to put into the next answer.
-func (w *Window) Heard(want, acked uint32) (bytes, grant uint32) {
+// goes by.
+func (w *Window) Heard(want, acked uint32) {
+	if bytes, _ := w.Get(); want <= bytes && !w.shrunk.Load() {
+		return
+	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.budget == nil {
-		return uint32(w.bytes), w.grant
+		return
 	}
+	defer w.publish()
 	if acked == w.grant && w.reserved > w.bytes {
 		w.budget.give(w.reserved - w.bytes)
 		w.reserved = w.bytes
@@ -109,7 +125,6 @@ func (w *Window) Heard(want, acked uint32) (bytes, grant uint32) {
 			w.grant++
 		}
 	}
-	return uint32(w.bytes), w.grant
 }
 
 // Shrink grants the idle window to a session that asks for nothing. It reports
@@ -122,6 +137,7 @@ func (w *Window) Shrink() bool {
 	}
 	w.bytes = IdleWindow
 	w.grant++
+	w.publish()
 	return true
 }
 

@@ -30,7 +30,7 @@ type Session struct {
 	Nexus  string
 
 	secret wire.Secret
-	serial uint64 // of the login that made it
+	serial uint64       // of the login that made it
 	heard  atomic.Int64 // when any byte last arrived
 	left   atomic.Bool  // logged out
 

@@ -73,7 +73,7 @@ func (h *host) start() {
 	h.alive, h.frozen, h.outstanding = true, false, 0
 	h.client = session.NewClient(session.Config{Nexus: h.name, Secret: h.secret, Life: uint32(h.life), Target: "t", Events: h,
 		Now: func() time.Duration { return h.w.now }})
-	h.vol = h.client.OpenVolume("default", "v", false, h.incarnation)
+	h.vol = h.client.OpenVolume("default", "v", false, h.incarnation, h)
 	for _, hp := range h.paths {
 		hp.c, hp.path = nil, nil
 		h.later(h.w.between(0, 5*time.Millisecond), hp.dial)

@@ -57,7 +57,11 @@ type Error struct {
 // Error renders all parts in one line.
 func (e *Error) Error() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%s %s: %s", e.Op, e.Object, e.Reason)
+	b.WriteString(e.Op)
+	if e.Object != "" {
+		b.WriteString(" " + e.Object)
+	}
+	b.WriteString(": " + e.Reason)
 	if e.Remedy != "" {
 		fmt.Fprintf(&b, " (%s)", e.Remedy)
 	}

@@ -1,0 +1,163 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package initiator
+
+import (
+	"crypto/rand"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+
+	"rsio/rsio/admin/api"
+	"rsio/rsio/block"
+	"rsio/rsio/wire"
+)
+
+// config is what outlives a reboot: targets and attachments.
+type config struct {
+	Targets     []api.TargetSpec `json:"targets"`
+	Attachments []keptAttachment `json:"attachments"`
+}
+
+type keptAttachment struct {
+	Spec   api.AttachSpec `json:"spec"`
+	Target string         `json:"target"`
+	Info   block.Info     `json:"info"` // as last seen
+}
+
+const (
+	configFile = "initiator.json"
+	runFile    = "sessions.json"
+)
+
+// loadConfig reads the configuration; a missing file is an empty one, a
+// damaged one is refused.
+func loadConfig(dir string) (config, error) {
+	var c config
+	err := readJSON(filepath.Join(dir, configFile), &c)
+	return c, err
+}
+
+// save writes the configuration durably.
+func (c *config) save(dir string) error { return writeJSON(filepath.Join(dir, configFile), c, true) }
+
+func readJSON(path string, v any) error {
+	b, err := os.ReadFile(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if err := json.Unmarshal(b, v); err != nil {
+		return fmt.Errorf("%s is damaged: %w: restore it, or remove it to start without", path, err)
+	}
+	return nil
+}
+
+// writeJSON replaces a file as a whole. Without durable it survives kill -9
+// but not a crash of the host.
+func writeJSON(path string, v any, durable bool) error {
+	b, err := json.MarshalIndent(v, "", "  ")
+	if err != nil {
+		return err
+	}
+	tmp := path + ".new"
+	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(b)
+	if err == nil && durable {
+		err = f.Sync()
+	}
+	if err = errors.Join(err, f.Close()); err != nil {
+		return err
+	}
+	if err := os.Rename(tmp, path); err != nil || !durable {
+		return err
+	}
+	d, err := os.Open(filepath.Dir(path))
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}
+
+// run is what a successor of this process must know while the host is up: the
+// secrets of the sessions, how many processes there have been, and the
+// incarnations of the volumes.
+type run struct {
+	mu   sync.Mutex
+	path string
+	data runData
+}
+
+type runData struct {
+	Life         uint32            `json:"life"`
+	Secrets      map[string]string `json:"secrets"` // by target and nexus
+	Incarnations map[string]uint64 `json:"incarnations"`
+}
+
+// openRun reads the run file and enters this process into it.
+func openRun(dir string) (*run, error) {
+	r := &run{path: filepath.Join(dir, runFile)}
+	if err := readJSON(r.path, &r.data); err != nil {
+		return nil, err
+	}
+	if r.data.Secrets == nil {
+		r.data.Secrets = make(map[string]string)
+	}
+	if r.data.Incarnations == nil {
+		r.data.Incarnations = make(map[string]uint64)
+	}
+	r.data.Life++
+	return r, writeJSON(r.path, &r.data, false)
+}
+
+func (r *run) life() uint32 {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.data.Life
+}
+
+// secret returns the secret of a nexus at a target, making it on first use. It
+// is on record before it is used: a successor has to show it.
+func (r *run) secret(target, nexus string) (wire.Secret, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var s wire.Secret
+	k := target + " " + nexus
+	if b, err := hex.DecodeString(r.data.Secrets[k]); err == nil && len(b) == len(s) {
+		copy(s[:], b)
+		return s, nil
+	}
+	_, _ = rand.Read(s[:]) // never fails, by its documentation
+	r.data.Secrets[k] = hex.EncodeToString(s[:])
+	return s, writeJSON(r.path, &r.data, false)
+}
+
+func (r *run) incarnation(key string) uint64 {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.data.Incarnations[key]
+}
+
+// setIncarnation records the incarnation of a volume; 0 forgets it.
+func (r *run) setIncarnation(key string, n uint64) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.data.Incarnations[key] == n {
+		return nil
+	}
+	if n == 0 {
+		delete(r.data.Incarnations, key)
+	} else {
+		r.data.Incarnations[key] = n
+	}
+	return writeJSON(r.path, &r.data, false)
+}

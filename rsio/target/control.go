@@ -1,0 +1,279 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package target
+
+import (
+	"errors"
+	"math/bits"
+	"time"
+
+	"rsio/rsio/audit"
+	"rsio/rsio/block"
+	"rsio/rsio/netio"
+	"rsio/rsio/session"
+	"rsio/rsio/transport"
+	"rsio/rsio/wire"
+)
+
+// reclaim is an initiator that waits for the grace of a volume to end.
+type reclaim struct {
+	s *sess
+	h *handle
+	d wire.Header
+}
+
+// control takes one control operation. It is executed by a control worker, at
+// most once, as the slot table says.
+func (c *conn) control(h *wire.Header) error {
+	payload := make([]byte, h.PayloadLen)
+	if len(c.nc.Buffered()) < int(h.PayloadLen) {
+		c.endBatch()
+	}
+	if err := transport.ReadPayload(c.nc, h, payload, c.digest); err != nil {
+		return err
+	}
+	s, d := c.s, *h
+	v, a := s.Claim(h, c.path)
+	switch v {
+	case session.Execute:
+		select {
+		case s.t.ctl <- func() { s.execute(d, payload) }:
+		default:
+			s.answer(d, session.Answer{Status: block.StatusBusy})
+		}
+	case session.Repeat:
+		c.sendControl(d, a)
+	case session.Stale, session.Attached, session.ReadAgain:
+	case session.Refused:
+		return errReplaced
+	case session.Violation:
+		return wire.ErrSequence
+	}
+	return nil
+}
+
+func (c *conn) sendControl(d wire.Header, a session.Answer) {
+	h := wire.Header{Kind: wire.KindResponse, Op: d.Op, Slot: d.Slot, Seq: d.Seq, Len: d.Len, Status: a.Status}
+	h.Window, h.Grant = c.s.Window.Get()
+	transport.Send(c.nc, h, a.Payload, c.digest)
+}
+
+// answer stores and sends the outcome of a control operation.
+func (s *sess) answer(d wire.Header, a session.Answer) {
+	for paths := s.Slots.Complete(d.Slot, a); paths != 0; paths &= paths - 1 {
+		if c := s.conns[bits.TrailingZeros64(paths)].Load(); c != nil {
+			c.sendControl(d, a)
+		}
+	}
+}
+
+func (t *Target) ctlWorker() {
+	defer t.bg.Done()
+	for {
+		select {
+		case fn := <-t.ctl:
+			fn()
+		case <-t.stop:
+			return
+		}
+	}
+}
+
+// execute runs one control operation on a control worker.
+func (s *sess) execute(d wire.Header, payload []byte) {
+	switch d.Op {
+	case wire.OpOpen:
+		out, err := s.open(payload)
+		s.answer(d, session.Answer{Status: statusOf(err), Payload: out})
+	case wire.OpClose:
+		s.answer(d, session.Answer{Status: statusOf(s.closeHandle(d.Volume))})
+	case wire.OpReclaim:
+		s.reclaim(d)
+	case wire.OpAdmin:
+		if s.t.admin == nil {
+			s.answer(d, session.Answer{Status: block.StatusUnsupported})
+			return
+		}
+		out := s.t.admin(s.Nexus, payload)
+		if len(out) > wire.MaxControl {
+			s.answer(d, session.Answer{Status: block.StatusInvalid})
+			return
+		}
+		s.answer(d, session.Answer{Payload: out})
+	case wire.OpLogout:
+		s.answer(d, session.Answer{})
+		s.Leave()
+	default:
+		s.answer(d, session.Answer{Status: block.StatusUnsupported})
+	}
+}
+
+// open opens a volume for the session. Who may write is on record, durably,
+// before the answer.
+func (s *sess) open(payload []byte) ([]byte, error) {
+	var o wire.Open
+	if err := o.Parse(payload); err != nil {
+		return nil, block.StatusProtocol
+	}
+	v := s.t.find(string(o.Namespace), string(o.Volume))
+	if v == nil {
+		return nil, block.StatusNotFound
+	}
+	h := s.handleOf(v)
+	if h == nil {
+		dev, err := v.open()
+		if err != nil {
+			s.t.opt.Events.Add(audit.Error, v.name(), err.Error())
+			return nil, err
+		}
+		h = &handle{v: v, dev: dev, readOnly: o.Flags&wire.OpenReadOnly != 0}
+		if !s.addHandle(h) {
+			v.release()
+			return nil, block.StatusBusy
+		}
+	}
+	if !h.readOnly {
+		if err := v.recordWriter(s.Nexus); err != nil {
+			s.t.opt.Events.Add(audit.Error, v.name(), "recording the writer "+s.Nexus+": "+err.Error())
+			return nil, err
+		}
+	}
+	info := h.dev.Info()
+	info.ReadOnly = info.ReadOnly || h.readOnly
+	info.MaxLen, info.MaxZero = min(info.MaxLen, wire.MaxPayload), min(info.MaxZero, block.MaxZero)
+	r := wire.OpenResponse{Handle: h.id, Info: info, Incarnation: v.incarnation(s.t.poolInc)}
+	if o.Flags&wire.OpenRecover != 0 {
+		r.Replay = wire.ReplayLate
+		if v.grace.MayReplay(s.Nexus) {
+			r.Replay = wire.ReplayAllowed
+		}
+	}
+	return r.Append(nil), nil
+}
+
+func (s *sess) closeHandle(id uint32) error {
+	h := s.handle(id)
+	if h == nil {
+		return block.StatusNotFound
+	}
+	s.removeHandle(id)
+	h.v.release()
+	if h.readOnly {
+		return nil
+	}
+	err := h.v.dropWriter(s.Nexus)
+	if errors.Is(err, block.StatusNotFound) {
+		return nil // deleted meanwhile
+	}
+	return err
+}
+
+// reclaim notes that the nexus has sent everything again, and answers when all
+// others on record have too, or the grace is over.
+func (s *sess) reclaim(d wire.Header) {
+	h := s.handle(d.Volume)
+	if h == nil {
+		s.answer(d, session.Answer{Status: block.StatusNotFound})
+		return
+	}
+	h.v.grace.Reclaimed(s.Nexus)
+	r := &reclaim{s: s, h: h, d: d}
+	if r.try(netio.Now()) {
+		return
+	}
+	s.t.mu.Lock()
+	s.t.waiting = append(s.t.waiting, r)
+	s.t.mu.Unlock()
+}
+
+// try answers if the grace is over for the session.
+func (r *reclaim) try(now time.Duration) bool {
+	if !r.h.readOnly && !r.h.v.grace.Open(r.s.Nexus, now) {
+		return false
+	}
+	r.h.ready.Store(true)
+	r.s.answer(r.d, session.Answer{})
+	return true
+}
+
+// houseEvery is how often the housekeeper looks.
+const houseEvery = 10 * time.Millisecond
+
+// housekeep ends graces, closes the volumes of drained sessions, shrinks idle
+// windows and closes silent connections.
+func (t *Target) housekeep() {
+	defer t.bg.Done()
+	tick := time.NewTicker(houseEvery)
+	defer tick.Stop()
+	for n := 0; ; n++ {
+		select {
+		case <-t.stop:
+			return
+		case <-tick.C:
+		}
+		t.tryWaiting()
+		if n%100 == 0 {
+			t.sweep()
+		}
+		t.endSessions()
+	}
+}
+
+func (t *Target) tryWaiting() {
+	t.mu.Lock()
+	list := t.waiting
+	t.waiting = nil
+	t.mu.Unlock()
+	if len(list) == 0 {
+		return
+	}
+	now := netio.Now()
+	var rest []*reclaim
+	for _, r := range list {
+		if !r.try(now) {
+			rest = append(rest, r)
+		}
+	}
+	t.mu.Lock()
+	t.waiting = append(t.waiting, rest...)
+	t.mu.Unlock()
+}
+
+// endSessions closes the volumes of sessions that are drained.
+func (t *Target) endSessions() {
+	var done []*sess
+	t.mu.Lock()
+	for ss, s := range t.sess {
+		if ss.Closed() && ss.Drained() {
+			delete(t.sess, ss)
+			done = append(done, s)
+		}
+	}
+	t.mu.Unlock()
+	for _, s := range done {
+		s.closeConns(errReplaced)
+		s.end()
+	}
+}
+
+// sweep runs about once a second.
+func (t *Target) sweep() {
+	t.sessions.Sweep()
+	t.mu.Lock()
+	sessions := make([]*sess, 0, len(t.sess))
+	for _, s := range t.sess {
+		sessions = append(sessions, s)
+	}
+	t.mu.Unlock()
+	for _, s := range sessions {
+		if !s.active.Swap(false) && s.used.Load() == 0 {
+			s.Window.Shrink() // the next pong says so
+		}
+	}
+	now := netio.Now()
+	for _, c := range t.paths() {
+		if now-c.nc.LastRead() > SilentTimeout && c.nc.Unread() == 0 {
+			c.nc.Close(errSilent)
+		}
+	}
+}

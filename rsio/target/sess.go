@@ -1,0 +1,201 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package target
+
+import (
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"rsio/rsio/audit"
+	"rsio/rsio/block"
+	"rsio/rsio/session"
+)
+
+// MaxHandles is the number of volumes a session may have open.
+const MaxHandles = 1024
+
+// maxFreeTasks is the number of idle tasks a session keeps.
+const maxFreeTasks = 2 * session.DefaultSlots
+
+// sess is what the target adds to a session: its connections, open volumes and
+// tasks.
+type sess struct {
+	*session.Session
+	t      *Target
+	conns  [session.MaxPaths]atomic.Pointer[conn]
+	used   atomic.Int64 // bytes of credit in use, as seen here
+	active atomic.Bool  // a request came since the last look
+
+	mu      sync.Mutex
+	handles atomic.Pointer[[]*handle] // replaced as a whole under mu; index is the handle
+	free    *task
+	nfree   int
+	ended   bool
+}
+
+// handle is a volume that a session has open.
+type handle struct {
+	id       uint32
+	v        *volume
+	dev      block.Device
+	readOnly bool
+	ready    atomic.Bool // the grace is over for this session
+}
+
+// attach returns the target's part of a session, making it for a new one.
+func (t *Target) attach(ss *session.Session) *sess {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	s := t.sess[ss]
+	if s == nil {
+		s = &sess{Session: ss, t: t}
+		s.handles.Store(&[]*handle{})
+		t.sess[ss] = s
+	}
+	return s
+}
+
+// sessionEnded is told by session.Sessions that the gate of a session was
+// shut: its connections are closed; the housekeeper closes its volumes when
+// it is drained.
+func (t *Target) sessionEnded(ss *session.Session) {
+	t.mu.Lock()
+	s := t.sess[ss]
+	t.mu.Unlock()
+	t.opt.Events.Add(audit.Info, ss.Nexus, "its session has ended, a successor logs in")
+	if s != nil {
+		s.closeConns(errReplaced)
+	}
+}
+
+func (s *sess) closeConns(why error) {
+	for i := range s.conns {
+		if c := s.conns[i].Load(); c != nil {
+			c.nc.Close(why)
+		}
+	}
+}
+
+func (s *sess) dropConn(c *conn) {
+	if s.conns[c.path].CompareAndSwap(c, nil) {
+		s.DropPath(c.path)
+	}
+}
+
+// paths returns the remote addresses of the session's connections.
+func (s *sess) paths() []string {
+	var out []string
+	for i := range s.conns {
+		if c := s.conns[i].Load(); c != nil {
+			out = append(out, c.nc.NetConn().RemoteAddr().String())
+		}
+	}
+	return out
+}
+
+// handle returns an open volume of the session, or nil.
+func (s *sess) handle(id uint32) *handle {
+	list := *s.handles.Load()
+	if id >= uint32(len(list)) {
+		return nil
+	}
+	return list[id]
+}
+
+func (s *sess) handleOf(v *volume) *handle {
+	for _, h := range *s.handles.Load() {
+		if h != nil && h.v == v {
+			return h
+		}
+	}
+	return nil
+}
+
+// addHandle enters an open volume; false if the session has too many.
+func (s *sess) addHandle(h *handle) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	list := append([]*handle(nil), *s.handles.Load()...)
+	for i, old := range list {
+		if old == nil {
+			h.id = uint32(i)
+			list[i] = h
+			s.handles.Store(&list)
+			return true
+		}
+	}
+	if len(list) >= MaxHandles || s.ended {
+		return false
+	}
+	h.id = uint32(len(list))
+	list = append(list, h)
+	s.handles.Store(&list)
+	return true
+}
+
+func (s *sess) removeHandle(id uint32) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	list := append([]*handle(nil), *s.handles.Load()...)
+	list[id] = nil
+	s.handles.Store(&list)
+}
+
+// end closes the volumes of a session that is drained.
+func (s *sess) end() {
+	s.mu.Lock()
+	s.ended = true
+	list := *s.handles.Load()
+	s.handles.Store(&[]*handle{})
+	s.mu.Unlock()
+	for _, h := range list {
+		if h != nil {
+			h.v.release()
+		}
+	}
+}
+
+// reserve takes credit for a request of c. An initiator that keeps to its
+// window waits at most for an answer that it has already read to be let go of
+// here; one that does not is held up, and cut off after a while.
+func (s *sess) reserve(c *conn, cost int64) error {
+	limit := int64(s.Window.Reserved())
+	if s.used.Add(cost) <= limit {
+		return nil
+	}
+	c.endBatch()
+	for waited := time.Duration(0); s.used.Load() > int64(s.Window.Reserved()); waited += 200 * time.Microsecond {
+		if waited > HandshakeTimeout || c.nc.Err() != nil {
+			s.used.Add(-cost)
+			return errCredit
+		}
+		time.Sleep(200 * time.Microsecond)
+	}
+	return nil
+}
+
+// getTask returns an idle task.
+func (s *sess) getTask() *task {
+	s.mu.Lock()
+	t := s.free
+	if t != nil {
+		s.free, t.next = t.next, nil
+		s.nfree--
+	}
+	s.mu.Unlock()
+	if t == nil {
+		t = &task{s: s}
+		t.req.Done, t.out.Owner, t.req.Nexus = t, t, s.Nexus
+	}
+	return t
+}
+
+func (s *sess) putTask(t *task) {
+	s.mu.Lock()
+	if s.nfree < maxFreeTasks {
+		t.next, s.free = s.free, t
+		s.nfree++
+	}
+	s.mu.Unlock()
+}
