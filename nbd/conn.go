@@ -59,7 +59,6 @@ type conn struct {
 	cond      sync.Cond // the reader waits here
 	waiting   bool
 	ticks     int
-	inflight atomic.Int64
 	all       []*slot
 	freed     *slot
 	opsOver   uint64

@@ -4,7 +4,6 @@ package nbd
 
 import (
 	"encoding/binary"
-"os"
 
 	"rsio/rsio/block"
 	"rsio/rsio/netio"
@@ -182,17 +181,9 @@ func (c *conn) send(o *netio.Out) {
 // before it flushes, so one of both sends.
 func (c *conn) push() {
 	if !c.parsing.Load() {
-		switch policy {
-		case "kick":
-			c.nc.Kick()
-		case "both":
-			if c.inflight.Load() > 1 { c.nc.Kick() } else { c.nc.Flush() }
-		default:
 		c.nc.Flush()
-		}
 	}
 }
-var policy = os.Getenv("POLICY")
 
 // step goes on with a request that is executed in steps.
 func (s *slot) step(depth uint8) {

@@ -96,7 +96,6 @@ func (c *conn) take(head *slot) *slot {
 		c.free = s.next
 	}
 	c.slotsTaken++
-	c.inflight.Add(1)
 	s.next, s.head, s.kind = nil, head, kindWhole
 	return s
 }
@@ -159,7 +158,6 @@ func (c *conn) release(s *slot) {
 		c.srv.pool.Put(s.buf)
 		s.buf, s.out.Body = nil, nil
 	}
-	c.inflight.Add(-1)
 	c.mu.Lock()
 	s.next, c.freed = c.freed, s
 	c.slotsOver++

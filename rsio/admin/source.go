@@ -209,16 +209,21 @@ func (s *Source) stepStream() error {
 func (s *Source) add(b []byte) error {
 	s.pos += uint64(len(b))
 	err := s.w.image(b)
+	s.report()
+	return err
+}
+
+func (s *Source) report() {
 	total, known := s.Size()
 	if !known {
 		total = 0
 	}
 	s.progress(s.pos, total)
-	return err
 }
 
 func (s *Source) finish() error {
 	s.ended = true
+	s.report()
 	return s.w.end()
 }
 

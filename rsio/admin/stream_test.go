@@ -93,11 +93,11 @@ func TestStreamCutAnywhere(t *testing.T) {
 func TestStreamDamaged(t *testing.T) {
 	buf, whole := make([]byte, maxData), testStream(t, testSize)
 	rnd := rand.New(rand.NewPCG(1, 1))
-	for i := range 8 * len(whole) {
+	for i := range whole {
 		bad := bytes.Clone(whole)
-		bad[i/8] ^= 1 << (i % 8)
+		bad[i] ^= 1 << rnd.IntN(8)
 		if err := readAll(bytes.NewReader(bad), buf); err == nil {
-			t.Fatalf("bit %d flipped: no error", i)
+			t.Fatalf("a bit of byte %d flipped: no error", i)
 		}
 	}
 	for range 2000 {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -177,13 +178,15 @@ func on(op block.Op, do func(d *toy, r *block.Request)) func(*toy, *block.Reques
 	}
 }
 
-// TestCatches proves that each part of the suite can fail.
-func TestCatches(t *testing.T) {
-	rows := []struct {
-		desc, part, want string
-		dev              bad
-		cfg              Config
-	}{
+// mistake is a toy that breaks one rule, and what the suite says of it.
+type mistake struct {
+	desc, part, want string
+	dev              bad
+	cfg              Config
+}
+
+func basicMistakes() []mistake {
+	return []mistake{
 		{desc: "block size 3", part: "info", want: "power of two", dev: bad{info: func(i *block.Info) { i.BlockSize = 3 }}},
 		{desc: "fast zero alone", part: "info", want: "CanFastZero", dev: bad{info: func(i *block.Info) { i.Features = block.CanFastZero }}},
 		{desc: "writes dropped", part: "read-write", want: "is wrong", dev: bad{submit: on(block.OpWrite, func(d *toy, r *block.Request) { d.fin.Finish(r, 0) })}},
@@ -202,6 +205,11 @@ func TestCatches(t *testing.T) {
 		{desc: "completed twice", part: "flush-fua", want: "rule 2", dev: bad{submit: func(d *toy, r *block.Request) { d.Submit(r); r.Done.Complete(r) }}},
 		{desc: "completed twice at random", part: "random", want: "rule 2", dev: bad{submit: on(block.OpRead, func(d *toy, r *block.Request) { d.Submit(r); r.Done.Complete(r) })}},
 		{desc: "buffer touched later", part: "payload", want: "rule 2", dev: bad{submit: later()}},
+	}
+}
+
+func laterMistakes() []mistake {
+	return []mistake{
 		{desc: "discard does nothing", part: "zeroes", want: "discard", dev: bad{submit: on(block.OpDiscard, func(d *toy, r *block.Request) { d.fin.Finish(r, 0) })}},
 		{desc: "zeroes one byte too many", part: "zeroes", want: "is wrong", dev: bad{submit: on(block.OpWriteZeroes, func(d *toy, r *block.Request) {
 			if end := r.End(); end < uint64(len(d.bytes)) {
@@ -238,7 +246,11 @@ func TestCatches(t *testing.T) {
 			return d.Close(ctx)
 		}}},
 	}
-	for _, row := range rows {
+}
+
+// TestCatches proves that each part of the suite can fail.
+func TestCatches(t *testing.T) {
+	for _, row := range slices.Concat(basicMistakes(), laterMistakes()) {
 		t.Run(row.desc, func(t *testing.T) {
 			if raceEnabled && row.part == "allocations" || row.desc == "buffer touched later" && raceEnabled {
 				t.Skip("not with the race detector")

@@ -241,9 +241,9 @@ func TestOldAndNew(t *testing.T) {
 // next one makes it good.
 func TestDamageWhileOpen(t *testing.T) {
 	rnd := rand.New(rand.NewPCG(3, 3))
-	for i := range 60 {
+	for i := range 30 {
 		dir := t.TempDir()
-		r := filled(t, dir, 60, options{noSync: true})
+		r := filled(t, dir, 24, options{noSync: true})
 		path := filepath.Join(dir, boltName)
 		b, err := os.ReadFile(path)
 		if err != nil {

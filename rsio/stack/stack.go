@@ -163,9 +163,12 @@ func openNull(s Spec, _ Hooks) (block.Device, store, error) {
 // fixed is the store of a kind that takes no space and has no size of its own.
 type fixed struct{}
 
+// Resize implements store.
 func (fixed) Resize(uint64) error {
 	return errors.New("a null store cannot be resized: open it with the size you want")
 }
+
+// Used implements store.
 func (fixed) Used() uint64 { return 0 }
 
 func overCheck(_ *Graph, below block.Device, arg string, h Hooks) (block.Device, error) {

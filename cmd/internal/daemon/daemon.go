@@ -161,3 +161,15 @@ func (g *Group) Wait(ctx context.Context) error {
 
 // Join waits for all goroutines.
 func (g *Group) Join() { g.wg.Wait() }
+
+// Where lists where listeners listen.
+func Where(ls []Listener) string {
+	if len(ls) == 0 {
+		return "nothing"
+	}
+	var out []string
+	for _, l := range ls {
+		out = append(out, l.Addr.String())
+	}
+	return strings.Join(out, ", ")
+}

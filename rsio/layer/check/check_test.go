@@ -4,6 +4,7 @@ package check
 
 import (
 	"context"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -74,36 +75,43 @@ func request(op block.Op, depth uint8) *block.Request {
 	return r
 }
 
-func TestCatches(t *testing.T) {
-	pass := func(d block.Device, r *block.Request) { d.Submit(r) }
-	// drive submits one request of each kind and closes; quarantine is run
-	// through, so that tracks are looked at again.
-	drive := func(d block.Device) {
-		for range 2 * Quarantine {
-			d.Submit(request(block.OpRead, 0))
+// mistake is a device that breaks one rule.
+type mistake struct {
+	desc    string
+	do      func(block.Device, *block.Request)
+	noClose bool
+	after   func(d block.Device)
+	want    string // empty: nothing is reported
+}
+
+func pass(d block.Device, r *block.Request) { d.Submit(r) }
+
+// on applies do to one operation.
+func on(op block.Op, do func(block.Device, *block.Request)) func(block.Device, *block.Request) {
+	return func(d block.Device, r *block.Request) {
+		if r.Op == op {
+			do(d, r)
+			return
 		}
-		d.Submit(request(block.OpWrite, 0))
-		d.Submit(request(block.OpFlush, 0))
-		d.Submit(request(block.OpBlockStatus, 0))
-		d.Submit(request(block.OpRead, block.MaxInline))
+		d.Submit(r)
 	}
-	on := func(op block.Op, do func(block.Device, *block.Request)) func(block.Device, *block.Request) {
-		return func(d block.Device, r *block.Request) {
-			if r.Op == op {
-				do(d, r)
-				return
-			}
-			d.Submit(r)
-		}
+}
+
+// drive submits some of each kind, more than the quarantine holds, so that
+// completed requests are looked at again.
+func drive(d block.Device) {
+	for range 2 * Quarantine {
+		d.Submit(request(block.OpRead, 0))
 	}
+	d.Submit(request(block.OpWrite, 0))
+	d.Submit(request(block.OpFlush, 0))
+	d.Submit(request(block.OpBlockStatus, 0))
+	d.Submit(request(block.OpRead, block.MaxInline))
+}
+
+func completions() []mistake {
 	var kept *block.Request
-	rows := []struct {
-		desc    string
-		do      func(block.Device, *block.Request)
-		noClose bool
-		after   func(d block.Device)
-		want    string // empty: nothing is reported
-	}{
+	return []mistake{
 		{desc: "a device that keeps the rules", do: pass},
 		{desc: "second completion", want: "rule 2: flush", do: on(block.OpFlush, func(d block.Device, r *block.Request) {
 			d.Submit(r)
@@ -133,6 +141,11 @@ func TestCatches(t *testing.T) {
 		{desc: "unknown status", want: "rule 2: flush at 0 length 0 flags 0 ended with the unknown status 777", do: on(block.OpFlush, func(_ block.Device, r *block.Request) {
 			block.Finish(r, 777)
 		})},
+	}
+}
+
+func answers() []mistake {
+	return []mistake{
 		{desc: "no extents", want: "rule 2: block-status", do: on(block.OpBlockStatus, func(_ block.Device, r *block.Request) {
 			r.N = 0
 			block.Finish(r, block.StatusOK)
@@ -150,6 +163,11 @@ func TestCatches(t *testing.T) {
 			block.AppendExtent(r, block.Extent{Len: 4097})
 			block.Finish(r, block.StatusOK)
 		})},
+	}
+}
+
+func forwards() []mistake {
+	return []mistake{
 		{desc: "payload changed", want: "rule 4: write", do: on(block.OpWrite, func(d block.Device, r *block.Request) {
 			r.Buf[17] ^= 1
 			d.Submit(r)
@@ -192,10 +210,13 @@ func TestCatches(t *testing.T) {
 				d.Submit(r)
 			}},
 	}
+}
+
+func TestCatches(t *testing.T) {
+	rows := slices.Concat(completions(), answers(), forwards())
 	for _, row := range rows {
 		t.Run(row.desc, func(t *testing.T) {
 			var rep report
-			kept = nil
 			m := newMem(t)
 			d := New(&broken{Device: m, do: row.do, noClose: row.noClose}, Options{CRC: true, Fail: rep.fail})
 			drive(d)

@@ -201,13 +201,18 @@ func (k *keeper) lift() {
 // waitHeap orders by due time, then by arrival.
 type waitHeap []waiting
 
+// Len implements heap.Interface.
 func (h waitHeap) Len() int { return len(h) }
+
+// Less implements heap.Interface.
 func (h waitHeap) Less(i, j int) bool {
 	if h[i].due != h[j].due {
 		return h[i].due < h[j].due
 	}
 	return h[i].seq < h[j].seq
 }
+
+// Swap implements heap.Interface.
 func (h waitHeap) Swap(i, j int) { h[i], h[j] = h[j], h[i] }
 
 // Push implements heap.Interface.

@@ -8,6 +8,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -83,6 +84,11 @@ func TestFailedSync(t *testing.T) {
 // so of all flushes that cover the write none may succeed, and two must never
 // run side by side.
 func TestSyncsAreSerial(t *testing.T) {
+	t.Run("syncer and resize", func(t *testing.T) { serial(t, t.TempDir()) })
+	t.Run("inline on tmpfs", func(t *testing.T) { serial(t, tmpfsDir(t)) })
+}
+
+func serial(t *testing.T, dir string) {
 	var running, overlaps, calls atomic.Int32
 	release := make(chan struct{})
 	sys := realCalls()
@@ -91,13 +97,14 @@ func TestSyncsAreSerial(t *testing.T) {
 			overlaps.Add(1)
 		}
 		defer running.Add(-1)
+		time.Sleep(time.Millisecond) // time for another to come beside
 		if calls.Add(1) == 1 {
 			<-release
 			return unix.EIO
 		}
 		return nil
 	}
-	d := make1(t, t.TempDir(), 1<<20, Options{}, sys)
+	d := make1(t, dir, 1<<20, Options{}, sys)
 	var wg sync.WaitGroup
 	var good atomic.Int32
 	p := make([]byte, 4096)
@@ -114,9 +121,16 @@ func TestSyncsAreSerial(t *testing.T) {
 			}
 		})
 	}
-	for range 32 {
+	wg.Go(func() {
+		started <- struct{}{}
+		if d.Resize(2<<20) == nil {
+			good.Add(1)
+		}
+	})
+	for range 33 {
 		<-started
 	}
+	time.Sleep(10 * time.Millisecond) // those that started reach the sync
 	close(release)
 	wg.Wait()
 	if n := good.Load(); n != 0 {
