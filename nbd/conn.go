@@ -45,15 +45,15 @@ type conn struct {
 	free       *slot
 	opsTaken   uint64 // requests
 	opsBack    uint64 // of these, known to be over
-	slotsTaken uint64
 	bytesTaken int64
 	bytesBack  int64
 	batched    int // reply bytes since the last flush
 	probed     bool
 	submitting *slot
 
-	parsing atomic.Bool // the reader will flush what is queued
-	sendMu  sync.Mutex  // keeps the frames of a gathered reply together
+	parsing atomic.Bool  // the reader will flush what is queued
+	out     atomic.Int64 // slots taken and not back
+	sendMu  sync.Mutex   // keeps the frames of a gathered reply together
 
 	mu        sync.Mutex
 	cond      sync.Cond // the reader waits here
@@ -62,7 +62,6 @@ type conn struct {
 	all       []*slot
 	freed     *slot
 	opsOver   uint64
-	slotsOver uint64
 	bytesOver int64
 }
 
@@ -85,6 +84,9 @@ func (c *conn) run() {
 	defer func() { _ = c.sock.Close() }() // closed before in most cases
 	deadline := time.Now().Add(c.srv.opt.HandshakeTimeout)
 	_ = c.sock.SetDeadline(deadline) // of a closed socket: the next read fails
+	if c.stopping.Load() {
+		c.stop() // came before the deadline was set
+	}
 	defer c.srv.leave(c)
 	err := c.guard(c.handshake)
 	if err == nil {
@@ -168,7 +170,7 @@ func (c *conn) finish(err error) {
 		c.nc.Close(err)
 	}
 	if c.submitting != nil { // a device panicked: what became of the request is unknown
-		c.slotsTaken--
+		c.out.Add(-1)
 		c.submitting = nil
 	}
 	c.drain()
@@ -180,19 +182,20 @@ func (c *conn) finish(err error) {
 // left for it for HandshakeTimeout is cut off.
 func (c *conn) drain() {
 	c.pause()
-	for seen, over := 0, uint64(0); ; {
+	for seen, out := 0, int64(-1); ; {
 		timer := time.AfterFunc(c.srv.opt.HandshakeTimeout, c.tick)
 		c.mu.Lock()
-		for c.slotsOver < c.slotsTaken && c.ticks == seen {
+		for c.out.Load() > 0 && c.ticks == seen {
 			c.waiting = true
 			c.cond.Wait()
 		}
 		c.waiting = false
-		done, idle := c.slotsOver >= c.slotsTaken, c.slotsOver == over
-		seen, over = c.ticks, c.slotsOver
+		left := c.out.Load()
+		idle := left == out
+		seen, out = c.ticks, left
 		c.mu.Unlock()
 		timer.Stop()
-		if done {
+		if left <= 0 {
 			return
 		}
 		if idle && c.nc.Queued() > 0 {

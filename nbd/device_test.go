@@ -149,6 +149,21 @@ func (m *memory) execute(r *block.Request) block.Status {
 	return block.StatusOK
 }
 
+// set puts data into the device from outside.
+func (m *memory) set(off int, data []byte) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	copy(m.data[off:], data)
+	m.mark(&block.Request{Off: uint64(off), Len: uint32(len(data))}, true)
+}
+
+// content returns a copy of what is in the device.
+func (m *memory) content() []byte {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	return slices.Clone(m.data)
+}
+
 // mark allocates every block r touches, or frees those it covers.
 func (m *memory) mark(r *block.Request, used bool) {
 	first, end := r.Off/4096, (r.End()+4095)/4096

@@ -61,8 +61,7 @@ func export(t *testing.T, d *memory) (*bench, string) {
 func TestForeignNbdinfo(t *testing.T) {
 	d := newMemory(16<<20, 2)
 	_, uri := export(t, d)
-	copy(d.data[1<<20:], "data")
-	d.used[1<<20/4096] = true
+	d.set(1<<20, []byte("data"))
 	has(t, run(t, "nbdinfo", uri), "export-size: 16777216", "description: a volume", "can_fua: true", "can_flush: true",
 		"can_trim: true", "can_zero: true", "can_fast_zero: true", "can_multi_conn: true", "can_cache: true", "can_df: true",
 		"base:allocation", "block_size_minimum: 1", "block_size_maximum: 33554432", "structured packets")
@@ -75,15 +74,12 @@ func TestForeignNbdinfo(t *testing.T) {
 
 func TestForeignNbdcopy(t *testing.T) {
 	src, dst := newMemory(64<<20, 3), newMemory(64<<20, 0)
-	copy(src.data[5<<20:], pattern(20<<20+100, 1))
-	for k := 5 << 20 / 4096; k <= 25<<20/4096; k++ {
-		src.used[k] = true
-	}
-	dst.data[40<<20] = 1 // has to be zeroed
+	src.set(5<<20, pattern(20<<20+100, 1))
+	dst.set(40<<20, []byte{1}) // has to be zeroed
 	_, from := export(t, src)
 	b, to := export(t, dst)
 	run(t, "nbdcopy", "--flush", from, to)
-	if !bytes.Equal(src.data, dst.data) || dst.flushes.Load() == 0 {
+	if !bytes.Equal(src.content(), dst.content()) || dst.flushes.Load() == 0 {
 		t.Error("the copy differs, or was not flushed")
 	}
 	if b.srv.Stats().Accepted < 2 {
@@ -103,7 +99,7 @@ func TestForeignQemu(t *testing.T) {
 		t.Fatal(err)
 	}
 	run(t, "qemu-img", "convert", "-n", "-f", "raw", "-O", "raw", raw, uri)
-	if !bytes.Equal(d.data, image) || d.flushes.Load() == 0 {
+	if !bytes.Equal(d.content(), image) || d.flushes.Load() == 0 {
 		t.Error("convert made something else, or did not flush")
 	}
 	has(t, run(t, "qemu-img", "compare", "-f", "raw", "-F", "raw", raw, uri), "identical")

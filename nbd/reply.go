@@ -168,8 +168,7 @@ func (s *slot) errno(st block.Status) errno {
 	return errnoIO
 }
 
-// send queues a frame. The reader sends what is queued while it parses a batch
-// at the end of it; else it is sent now.
+// send queues a frame and sees to it that it is sent.
 func (c *conn) send(o *netio.Out) {
 	c.sendMu.Lock()
 	c.nc.Queue(o)
@@ -177,10 +176,20 @@ func (c *conn) send(o *netio.Out) {
 	c.push()
 }
 
-// push sends what is queued unless the reader is going to. It stores parsing
-// before it flushes, so one of both sends.
+// push sends what is queued. While the reader parses a batch that is left to
+// it: it clears parsing before it flushes, so one of both sends. With more
+// requests in flight it is left to the writer, which takes along what follows;
+// a single one is sent at once.
+//
+// Measured (4 KiB reads from a device behind two workers, both ends' CPU for a
+// request): depth 32 always Flush 3.2 us, always Kick 1.7 us, this 1.8 us;
+// depth 1 20.8 us, 21.2 us, 20.6 us.
 func (c *conn) push() {
-	if !c.parsing.Load() {
+	switch {
+	case c.parsing.Load():
+	case c.out.Load() > 1:
+		c.nc.Kick()
+	default:
 		c.nc.Flush()
 	}
 }

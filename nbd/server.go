@@ -11,6 +11,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"rsio/rsio/block"
 	"rsio/rsio/buf"
 	"rsio/rsio/netio"
@@ -130,12 +132,14 @@ func (s *Server) Serve(l net.Listener) error {
 			s.accept(nc)
 			continue
 		}
-		var ne net.Error
-		again := errors.As(err, &ne) && !errors.Is(err, net.ErrClosed)
+		again := false
+		for _, passing := range []error{unix.EMFILE, unix.ENFILE, unix.ENOBUFS, unix.ENOMEM, unix.ECONNABORTED} {
+			again = again || errors.Is(err, passing)
+		}
 		select {
 		case <-s.closing:
 			return ErrServerClosed
-		case <-time.After(50 * time.Millisecond): // out of descriptors, most likely
+		case <-time.After(50 * time.Millisecond):
 			if !again {
 				return err
 			}

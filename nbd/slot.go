@@ -95,7 +95,7 @@ func (c *conn) take(head *slot) *slot {
 	} else {
 		c.free = s.next
 	}
-	c.slotsTaken++
+	c.out.Add(1)
 	s.next, s.head, s.kind = nil, head, kindWhole
 	return s
 }
@@ -160,7 +160,7 @@ func (c *conn) release(s *slot) {
 	}
 	c.mu.Lock()
 	s.next, c.freed = c.freed, s
-	c.slotsOver++
+	c.out.Add(-1)
 	if s.head == nil {
 		c.opsOver++
 	}

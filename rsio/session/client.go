@@ -162,8 +162,9 @@ type effects struct {
 	done  block.Queue // requests to complete
 	send  *Copy       // frames to build and queue, newest first
 	last  *Copy
-	flush []*Path // at most a few; the backing array is on the caller's stack
-	space [4]*Path
+	flush [4]*Path // the first; no slice of it, that would move effects to the heap
+	paths int
+	rest  []*Path // with more paths than that
 	ctl   *Control
 	evs   []event
 	vols  []*Volume
@@ -177,15 +178,17 @@ func (fx *effects) event(level, object, text string) {
 }
 
 func (fx *effects) touch(p *Path) {
-	for _, q := range fx.flush {
-		if q == p {
+	for i := range fx.paths {
+		if fx.flush[i] == p {
 			return
 		}
 	}
-	if fx.flush == nil {
-		fx.flush = fx.space[:0]
+	if fx.paths < len(fx.flush) {
+		fx.flush[fx.paths] = p
+		fx.paths++
+	} else {
+		fx.rest = append(fx.rest, p)
 	}
-	fx.flush = append(fx.flush, p)
 }
 
 // run does the effects. c.mu is not held.
@@ -201,7 +204,10 @@ func (c *Client) run(fx *effects) {
 		c.emit(cp, cp.home)
 		cp = next
 	}
-	for _, p := range fx.flush {
+	for i := range fx.paths {
+		fx.flush[i].port.Flush(fx.more)
+	}
+	for _, p := range fx.rest {
 		p.port.Flush(fx.more)
 	}
 	for _, e := range fx.evs {

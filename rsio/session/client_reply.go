@@ -25,6 +25,9 @@ func (c *Client) Reply(p *Path, h *wire.Header, payload []byte) error {
 			sl.ctl.Reply = append(sl.ctl.Reply[:0], payload...)
 		} else if len(payload) > 0 {
 			sl.req.N = uint32(copy(sl.req.Buf, payload))
+			if sl.req.Op == block.OpBlockStatus { // the caller may have room for fewer extents
+				sl.req.N -= sl.req.N % block.ExtentLen
+			}
 		}
 		c.accept(sl, p, h.Status, &fx)
 	}
@@ -100,9 +103,6 @@ func (c *Client) match(p *Path, h *wire.Header, fx *effects) (*cslot, error) {
 	r := sl.req
 	if h.Op != r.Op || h.Len != r.Len {
 		return nil, wire.ErrOp
-	}
-	if h.Status == block.StatusOK && r.Op == block.OpBlockStatus && int(h.PayloadLen) > len(r.Buf) {
-		return nil, wire.ErrLength
 	}
 	return sl, nil
 }

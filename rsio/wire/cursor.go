@@ -64,7 +64,7 @@ func (c *cursor) done() error {
 }
 
 // appendText appends a length byte and s, cut to MaxText bytes.
-func appendText(b []byte, s string) []byte {
+func appendText(b, s []byte) []byte {
 	s = s[:min(len(s), MaxText)]
 	b = append(b, byte(len(s)))
 	return append(b, s...)

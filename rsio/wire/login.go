@@ -42,7 +42,7 @@ func (l *Login) Append(b []byte) []byte {
 	b = binary.BigEndian.AppendUint64(b, l.Serial)
 	b = append(b, l.Session[:]...)
 	b = append(b, l.Secret[:]...)
-	return appendText(b, string(l.Nexus))
+	return appendText(b, l.Nexus)
 }
 
 // Parse decodes a payload. Fields that a later version appends are ignored if
@@ -96,7 +96,7 @@ func (l *LoginResponse) Append(b []byte) []byte {
 	for _, v := range []uint32{l.Slots, l.Window, l.Grant, l.MaxPayload} {
 		b = binary.BigEndian.AppendUint32(b, v)
 	}
-	return appendText(b, string(l.Text))
+	return appendText(b, l.Text)
 }
 
 // Parse decodes a payload and checks the limits an initiator relies on.

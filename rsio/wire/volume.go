@@ -24,8 +24,8 @@ type Open struct {
 // Append appends the encoded payload to b.
 func (o *Open) Append(b []byte) []byte {
 	b = append(b, o.Flags)
-	b = appendText(b, string(o.Namespace))
-	return appendText(b, string(o.Volume))
+	b = appendText(b, o.Namespace)
+	return appendText(b, o.Volume)
 }
 
 // Parse decodes a payload.

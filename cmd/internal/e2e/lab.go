@@ -7,6 +7,7 @@ package e2e
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -172,9 +173,14 @@ func (l *Lab) Run(argv ...string) string {
 	return out
 }
 
+// commandTimeout is when a command hangs.
+const commandTimeout = 60 * time.Second
+
 // Try runs a command and returns its standard output, or all of it on error.
 func (l *Lab) Try(argv ...string) (string, error) {
-	cmd := exec.Command(argv[0], argv[1:]...)
+	ctx, cancel := context.WithTimeout(context.Background(), commandTimeout)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
 	var out, errOut bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &errOut
 	if err := cmd.Run(); err != nil {
