@@ -277,6 +277,7 @@ func (c *Client) Begin(e Established) {
 		panic("session: Begin while connections of the old session are in use")
 	}
 	c.dropSlots(&fx)
+	c.dropControls(&fx)
 	c.sess, c.up, c.failed, c.failing = e, true, block.StatusOK, false
 	c.digest = e.Features&wire.FeatureDigest != 0
 	c.window, c.grant, c.pending = uint64(e.Window), e.Grant, 0
@@ -317,6 +318,22 @@ func (c *Client) dropSlots(fx *effects) {
 		sl.req, sl.ctl = nil, nil
 	}
 	c.up = false
+}
+
+// dropControls ends what waits to be sent and names a handle, or would make
+// one, of the old session: in the new one the handle may be another volume's.
+// The interleaving: a reclaim waits for a path, the target restarts, the
+// volume is opened anew, then the reclaim arrives and ends the right to replay.
+func (c *Client) dropControls(fx *effects) {
+	kept := c.ctl[:0]
+	for _, ct := range c.ctl {
+		if ct.Op == wire.OpAdmin || ct.Op == wire.OpLogout {
+			kept = append(kept, ct)
+		} else {
+			fx.finishCtl(ct, block.StatusUnknown)
+		}
+	}
+	c.ctl = kept
 }
 
 // GiveUp fails the whole session: everything in flight and waiting ends in

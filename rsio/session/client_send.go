@@ -124,12 +124,13 @@ func (c *Client) sendCopy(sl *cslot, p *Path, now time.Duration, resent bool, fx
 	}
 	cost := sl.cost()
 	cp.path, cp.seq, cp.cost, cp.state, cp.sentAt, cp.resent = p, sl.seq, cost, copyQueued, now, resent
-	cp.orphan, cp.want, cp.grant, cp.digest = false, c.want(), c.grant, c.digest
+	cp.orphan, cp.grant, cp.digest = false, c.grant, c.digest
 	c.queued++
 	p.outstanding += uint64(cost)
 	p.requests++
 	p.bytes += uint64(cost)
 	c.inflight += uint64(cost)
+	cp.want = c.want() // with this one
 	c.sentBytes += uint64(cost)
 	if resent {
 		c.resentBytes += uint64(cost)

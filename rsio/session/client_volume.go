@@ -158,6 +158,11 @@ func (v *Volume) Submit(r *block.Request) {
 	c.unlock(&fx)
 }
 
+// current reports whether v.handle is a handle of the present session.
+func (v *Volume) current() bool {
+	return v.client.up && (v.state == volReplay || v.state == volReclaim || v.state == volReady)
+}
+
 // runnable is the queue that requests of v may be started from now.
 func (v *Volume) runnable() *block.Queue {
 	switch v.state {
@@ -300,7 +305,7 @@ func (c *Client) Resized(handle uint32, size uint64) {
 	var fx effects
 	c.mu.Lock()
 	for _, v := range c.volumes {
-		if v.handle == handle && v.opened {
+		if v.handle == handle && v.current() {
 			v.info.Size = size
 			fx.vols = append(fx.vols, v)
 			fx.event("info", v.Name(), fmt.Sprintf("has %d bytes now", size))
@@ -314,7 +319,7 @@ func (c *Client) Gone(handle uint32) {
 	var fx effects
 	c.mu.Lock()
 	for _, v := range c.volumes {
-		if v.handle == handle && v.opened && v.state != volClosed {
+		if v.handle == handle && v.current() {
 			fx.event("error", v.Name(), "was deleted at "+c.cfg.Target)
 			c.failVolume(v, block.StatusNotFound, &fx)
 		}
@@ -324,7 +329,8 @@ func (c *Client) Gone(handle uint32) {
 
 // CloseVolume takes v out of the session. Nothing of it may be in flight or
 // waiting, or the volume must have failed; done is called with the target's
-// answer, at once if there is no session to tell.
+// answer, at once if there is no session to tell: with StatusUnknown if the
+// target may keep the nexus on record as a writer.
 func (c *Client) CloseVolume(v *Volume, done func(block.Status)) {
 	var fx effects
 	c.mu.Lock()
@@ -333,7 +339,10 @@ func (c *Client) CloseVolume(v *Volume, done func(block.Status)) {
 		done(block.StatusInUse)
 		return
 	}
-	tell := v.opened && v.state != volFailed && v.state != volClosed && c.failed == block.StatusOK
+	tell, st := v.current() && c.failed == block.StatusOK, block.StatusOK
+	if !tell && v.opened && v.state != volFailed && v.state != volClosed && c.failed == block.StatusOK {
+		st = block.StatusUnknown
+	}
 	v.state = volClosed
 	for i, q := range c.volumes {
 		if q == v {
@@ -347,7 +356,7 @@ func (c *Client) CloseVolume(v *Volume, done func(block.Status)) {
 	}
 	c.unlock(&fx)
 	if !tell {
-		done(block.StatusOK)
+		done(st)
 	}
 }
 

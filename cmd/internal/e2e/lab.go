@@ -235,13 +235,18 @@ type PairOptions struct {
 	InitiatorNetns string
 	TargetArgs     []string
 	InitiatorArgs  []string
+	InMemory       bool // the pool is on tmpfs: what is measured is not the disk
 }
 
 // NewPair starts both daemons and waits until all paths are up.
 func (l *Lab) NewPair(o PairOptions) *Pair {
 	l.T.Helper()
 	p := &Pair{Lab: l, TargetSock: l.Path("t.sock"), Sock: l.Path("run/admin.sock")}
-	args := []string{"--data", l.Path("pool"), "--admin", "unix:" + p.TargetSock, "--name", "st1", "--nbd", "unix:" + l.Path("tnbd.sock")}
+	pool := l.Path("pool")
+	if o.InMemory {
+		pool = l.memory()
+	}
+	args := []string{"--data", pool, "--admin", "unix:" + p.TargetSock, "--name", "st1", "--nbd", "unix:" + l.Path("tnbd.sock")}
 	for _, a := range o.Portals {
 		args = append(args, "--listen", a)
 	}
@@ -255,6 +260,21 @@ func (l *Lab) NewPair(o PairOptions) *Pair {
 	p.Initiator.Start()
 	p.WaitPaths(len(o.Addresses))
 	return p
+}
+
+// memory makes a directory on tmpfs; without one it is on disk.
+func (l *Lab) memory() string {
+	dir, err := os.MkdirTemp("/dev/shm", "rsio-e2e-")
+	if err != nil {
+		l.T.Logf("no tmpfs, the pool is on disk: %v", err)
+		return l.Path("pool")
+	}
+	l.T.Cleanup(func() {
+		if err := os.RemoveAll(dir); err != nil {
+			l.T.Error(err)
+		}
+	})
+	return dir
 }
 
 // WaitPaths waits until n paths of the host's own session are up.

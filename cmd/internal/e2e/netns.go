@@ -82,5 +82,5 @@ func (n *Net) NetPair() *Pair {
 		portals = append(portals, n.Remote(k)+":8861")
 		addrs = append(addrs, n.Remote(k)+":8861%"+n.Local(k))
 	}
-	return n.l.NewPair(PairOptions{Portals: portals, Addresses: addrs, TargetNetns: n.T, InitiatorNetns: n.I, TargetArgs: []string{"--insecure"}})
+	return n.l.NewPair(PairOptions{Portals: portals, Addresses: addrs, TargetNetns: n.T, InitiatorNetns: n.I, TargetArgs: []string{"--insecure"}, InMemory: true})
 }
