@@ -29,10 +29,7 @@ a local address. Without a target it looks at 127.0.0.1:8861.`,
 		Version: daemon.Version(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if file != "" {
-				if err := daemon.LoadConfig(file, &c); err != nil {
-					return err
-				}
-				if err := cmd.ParseFlags(os.Args[1:]); err != nil { // flags come before the file
+				if err := daemon.Merge(cmd, file, &c, (*config).fields); err != nil {
 					return err
 				}
 			}
@@ -47,6 +44,7 @@ a local address. Without a target it looks at 127.0.0.1:8861.`,
 	f.StringVar(&c.Run, "run", "", "directory for sockets and session secrets")
 	f.StringVar(&c.Data, "data", "", "directory for targets and attachments (default: RUN if --run is given)")
 	f.StringVar(&c.Name, "name", "", "name of this host, the HOST of every nexus (default: its host name)")
+	f.BoolVar(&c.Insecure, "insecure", false, "allow --nbd on addresses that others can reach")
 	f.DurationVar(&c.ParkTimeout, "park-timeout", 0, "how long I/O waits without a path before it fails (0: for ever)")
 	f.StringVar(&file, "config", "", "YAML file with the same names as these flags; flags win")
 	return cmd

@@ -36,7 +36,14 @@ type config struct {
 	Run         string        `yaml:"run"`
 	Data        string        `yaml:"data"`
 	Name        string        `yaml:"name"`
+	Insecure    bool          `yaml:"insecure"`
 	ParkTimeout time.Duration `yaml:"park-timeout"`
+}
+
+// fields names the fields like their flags.
+func (c *config) fields() map[string]any {
+	return map[string]any{"target": &c.Target, "nbd": &c.NBD, "admin": &c.Admin, "run": &c.Run, "data": &c.Data, "name": &c.Name,
+		"insecure": &c.Insecure, "park-timeout": &c.ParkTimeout}
 }
 
 // settle fills in defaults and makes the directories.
@@ -55,6 +62,9 @@ func (c *config) settle() (err error) {
 	}
 	if c.Admin == "" {
 		c.Admin = "unix:" + filepath.Join(c.Run, "admin.sock")
+	}
+	if err := daemon.CheckNBD(c.NBD, c.Insecure); err != nil {
+		return err
 	}
 	path, ok := strings.CutPrefix(c.Admin, "unix:")
 	if !ok {

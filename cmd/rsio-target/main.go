@@ -29,10 +29,7 @@ sockets only, unless --insecure is given.`,
 		Version: daemon.Version(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if file != "" {
-				if err := daemon.LoadConfig(file, &c); err != nil {
-					return err
-				}
-				if err := cmd.ParseFlags(os.Args[1:]); err != nil { // flags come before the file
+				if err := daemon.Merge(cmd, file, &c, (*config).fields); err != nil {
 					return err
 				}
 			}

@@ -33,6 +33,12 @@ type config struct {
 	Budget   string   `yaml:"budget"`
 }
 
+// fields names the fields like their flags.
+func (c *config) fields() map[string]any {
+	return map[string]any{"data": &c.Data, "listen": &c.Listen, "nbd": &c.NBD, "admin": &c.Admin, "name": &c.Name,
+		"insecure": &c.Insecure, "budget": &c.Budget}
+}
+
 // settle fills in defaults.
 func (c *config) settle() (budget uint64, err error) {
 	if c.Name, err = daemon.HostName(c.Name); err != nil {
@@ -46,6 +52,9 @@ func (c *config) settle() (budget uint64, err error) {
 	}
 	if c.Admin == "" {
 		c.Admin = "unix:" + admin.Socket(admin.Target)
+	}
+	if err := daemon.CheckNBD(c.NBD, c.Insecure); err != nil {
+		return 0, err
 	}
 	path, ok := strings.CutPrefix(c.Admin, "unix:")
 	if !ok {

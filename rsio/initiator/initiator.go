@@ -64,7 +64,8 @@ type Initiator struct {
 	targets []*targetEntry // as configured
 	links   map[string]*link
 	attach  map[string]*attachment
-	busy    map[string]bool // attachments that are being made or ended
+	busy    map[string]bool  // attachments that are being made or ended
+	lost    []keptAttachment // on record, but their target is not configured now
 	closed  bool
 }
 
@@ -114,6 +115,7 @@ func New(opt Options, extra []api.TargetSpec, fallback api.TargetSpec) (*Initiat
 	i.watch = newLinkWatch(i.interfaceDown, opt.Events)
 	for _, k := range cfg.Attachments {
 		if err := i.restore(k); err != nil {
+			i.lost = append(i.lost, k)
 			opt.Events.Add(audit.Error, attachmentName(k.Spec), "the attachment could not be restored: "+err.Error())
 		}
 	}
@@ -221,6 +223,11 @@ func (i *Initiator) save() error {
 	for _, t := range i.targets {
 		if !t.given {
 			c.Targets = append(c.Targets, t.spec)
+		}
+	}
+	for _, k := range i.lost {
+		if i.attach[attachmentName(k.Spec)] == nil {
+			c.Attachments = append(c.Attachments, k)
 		}
 	}
 	for _, a := range i.attach {

@@ -38,7 +38,7 @@ type link struct {
 func (i *Initiator) newLink(target, nexus string, secret wire.Secret, addrs []transport.Addr) *link {
 	l := &link{i: i, target: target, nexus: nexus}
 	l.ctx, l.stop = context.WithCancel(context.Background())
-	l.client = session.NewClient(session.Config{Nexus: nexus, Secret: secret, Life: i.run.life(), Target: target, Events: l, Now: netio.Now})
+	l.client = session.NewClient(session.Config{Nexus: nexus, Secret: secret, Serial: i.run.serial, Target: target, Events: l, Now: netio.Now})
 	l.setPaths(addrs)
 	l.wg.Add(1)
 	go l.tick()

@@ -172,7 +172,7 @@ func (i *Initiator) Attach(ctx context.Context, spec api.AttachSpec) (api.Attach
 	a := i.newAttachment(spec, l)
 	if err := a.wait(ctx); err != nil {
 		why := l.why()
-		l.client.CloseVolume(a.v, func(block.Status) {})
+		l.client.CloseVolume(a.v, true, func(block.Status) {})
 		i.dropLink(l)
 		return api.Attachment{}, attachError(name, spec.Target, why, err)
 	}
@@ -314,7 +314,7 @@ func (i *Initiator) end(ctx context.Context, a *attachment, force bool) error {
 		return api.Errorf(api.Unreachable, op, a.name, "its target cannot be told: "+a.l.why(), "--force detaches all the same; the target then keeps this host on record as a writer")
 	}
 	done := make(chan block.Status, 1)
-	a.l.client.CloseVolume(a.v, func(st block.Status) { done <- st })
+	a.l.client.CloseVolume(a.v, force, func(st block.Status) { done <- st })
 	ctx, cancel := context.WithTimeout(ctx, attachTimeout)
 	defer cancel()
 	var st block.Status
@@ -323,7 +323,7 @@ func (i *Initiator) end(ctx context.Context, a *attachment, force bool) error {
 	case <-ctx.Done():
 		st = block.StatusTimeout
 	}
-	if st == block.StatusInUse && !force {
+	if st == block.StatusInUse {
 		return api.Errorf(api.Exists, op, a.name, "requests are in flight", "try again when they are done")
 	}
 	return i.run.setIncarnation(a.runKey(), 0)
@@ -362,6 +362,9 @@ func (i *Initiator) describe(a *attachment) api.Attachment {
 	switch {
 	case state == "failed":
 		out.State, out.Reason = "failed", st.Error()
+		if why := a.l.client.Why(); why != "" && a.l.client.Failed() != block.StatusOK {
+			out.Reason = why
+		}
 	case out.PathsUp == 0:
 		out.State, out.Reason = "parked", "no path to target "+a.target+": "+a.l.why()
 	case state != "ok":
@@ -475,6 +478,13 @@ func (i *Initiator) Inflight() []api.Inflight {
 				Age: f.Age, Where: f.Paths})
 		}
 	}
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	for _, a := range i.attach {
+		if _, n := a.v.Load(); n > 0 {
+			out = append(out, api.Inflight{Volume: a.name, Nexus: a.nexus, Op: fmt.Sprintf("%d requests", n), Where: "waiting"})
+		}
+	}
 	return out
 }
 
@@ -539,7 +549,7 @@ func (i *Initiator) OpenDevice(ctx context.Context, namespace, volume string, wr
 	a = i.newAttachment(spec, l)
 	if err := a.wait(ctx); err != nil {
 		why := l.why()
-		l.client.CloseVolume(a.v, func(block.Status) {})
+		l.client.CloseVolume(a.v, true, func(block.Status) {})
 		i.dropLink(l)
 		return nil, nil, attachError(name, target, why, err)
 	}
@@ -549,7 +559,7 @@ func (i *Initiator) OpenDevice(ctx context.Context, namespace, volume string, wr
 // closeDevice ends what OpenDevice opened.
 func (i *Initiator) closeDevice(a *attachment) {
 	done := make(chan block.Status, 1)
-	a.l.client.CloseVolume(a.v, func(st block.Status) { done <- st })
+	a.l.client.CloseVolume(a.v, true, func(st block.Status) { done <- st })
 	select {
 	case <-done:
 	case <-time.After(attachTimeout): // the record at the target is cleared by the next one

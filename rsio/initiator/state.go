@@ -95,6 +95,8 @@ type run struct {
 	mu   sync.Mutex
 	path string
 	data runData
+
+	logins uint32 // of this process
 }
 
 type runData struct {
@@ -119,10 +121,12 @@ func openRun(dir string) (*run, error) {
 	return r, writeJSON(r.path, &r.data, false)
 }
 
-func (r *run) life() uint32 {
+// serial returns a number that grows with each call and each process.
+func (r *run) serial() uint64 {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.data.Life
+	r.logins++
+	return uint64(r.data.Life)<<32 | uint64(r.logins)
 }
 
 // secret returns the secret of a nexus at a target, making it on first use. It

@@ -49,9 +49,9 @@ type Events interface {
 // Config is what a Client needs to know.
 type Config struct {
 	Nexus  string
-	Secret wire.Secret // of this nexus at this target
-	Life   uint32      // number of this process among those that had the secret
-	Target string      // name, for events
+	Secret wire.Secret   // of this nexus at this target
+	Serial func() uint64 // grows with each call, over restarts too: wire.Login.Serial
+	Target string        // name, for events
 	Events Events
 	Now    func() time.Duration // the clock of Port.Heard
 }
@@ -72,10 +72,10 @@ type Client struct {
 
 	sess    Established
 	digest  bool
-	up      bool // a session is established
-	logging bool // a LoginNew is under way
-	logins  uint32
-	usurped bool // another initiator has taken the nexus over: final
+	up      bool   // a session is established
+	logging bool   // a LoginNew is under way
+	why     string // it failed
+	usurped bool   // another initiator has taken the nexus over: final
 	failed  block.Status
 	failing bool
 
@@ -250,6 +250,13 @@ func (c *Client) Session() (Established, bool) {
 	return c.sess, c.up
 }
 
+// Why returns the reason that GiveUp was given.
+func (c *Client) Why() string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.why
+}
+
 // Failed returns why the session was given up, StatusOK if it was not.
 func (c *Client) Failed() block.Status {
 	c.mu.Lock()
@@ -311,6 +318,9 @@ func (c *Client) dropSlots(fx *effects) {
 			fx.finishCtl(sl.ctl, block.StatusUnknown)
 		case sl.req != nil && sl.answered:
 			c.settle(sl, fx)
+		case sl.req != nil && sl.vol.state == volClosed:
+			sl.vol.inflight--
+			fx.finish(sl.req, block.StatusUnknown)
 		case sl.req != nil:
 			c.push(&sl.vol.replay, sl.req)
 			sl.vol.inflight--
@@ -343,7 +353,7 @@ func (c *Client) GiveUp(st block.Status, why string) {
 	var fx effects
 	c.mu.Lock()
 	if c.failed == block.StatusOK {
-		c.failed, c.failing = st, true
+		c.failed, c.failing, c.why = st, true, why
 		fx.event("error", c.cfg.Target, "session of "+c.cfg.Nexus+" given up: "+why)
 		for _, p := range c.paths {
 			p.close(block.StatusClosed)
@@ -379,6 +389,8 @@ func (c *Client) failVolume(v *Volume, st block.Status, fx *effects) {
 	for r := c.pop(&v.wait); r != nil; r = c.pop(&v.wait) {
 		fx.finish(r, st)
 	}
-	v.state, v.fail = volFailed, st
+	if v.state != volClosed {
+		v.state, v.fail = volFailed, st
+	}
 	fx.vols = append(fx.vols, v)
 }

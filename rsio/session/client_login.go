@@ -30,8 +30,7 @@ func (c *Client) LoginFor() (l wire.Login, ok bool) {
 	// interleaving: this login is stuck on a path, another one makes the
 	// session, then this one arrives and would end the session it lost to.
 	c.logging = true
-	c.logins++
-	l.Mode, l.Serial = wire.LoginNew, uint64(c.cfg.Life)<<32|uint64(c.logins)
+	l.Mode, l.Serial = wire.LoginNew, c.cfg.Serial()
 	return l, true
 }
 

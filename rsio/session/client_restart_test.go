@@ -303,7 +303,7 @@ func TestStaleClose(t *testing.T) {
 			var ends []block.Status
 			r.handle = 0
 			row.before(r, func() {
-				r.c.CloseVolume(v, func(st block.Status) { ends = append(ends, st) })
+				r.c.CloseVolume(v, false, func(st block.Status) { ends = append(ends, st) })
 			})
 			f := r.ports[0]
 			for _, s := range f.ops(wire.OpOpen) { // the other way round

@@ -255,7 +255,7 @@ func TestOpenFails(t *testing.T) {
 				t.Errorf("%s, %v", state, st)
 			}
 			got := block.StatusIO
-			r.c.CloseVolume(v, func(st block.Status) { got = st })
+			r.c.CloseVolume(v, false, func(st block.Status) { got = st })
 			if got != block.StatusOK {
 				t.Errorf("close: %v", got)
 			}
@@ -271,14 +271,14 @@ func TestCloseVolume(t *testing.T) {
 	got := block.Status(99)
 	done := func(st block.Status) { r.c.Failed(); got = st }
 	w := r.submit(v, block.OpWrite, 4096)
-	r.c.CloseVolume(v, done)
+	r.c.CloseVolume(v, false, done)
 	if got != block.StatusInUse {
 		t.Fatalf("in use: %v", got)
 	}
 	f.reply(f.one(block.OpWrite), block.StatusOK, nil)
 	r.ended("write", w, block.StatusOK)
 	got = 99
-	r.c.CloseVolume(v, done)
+	r.c.CloseVolume(v, false, done)
 	s := f.one(wire.OpClose)
 	if got != 99 || s.h.Volume != 0 {
 		t.Fatalf("%v before the target's answer, handle %d", got, s.h.Volume)
@@ -289,7 +289,7 @@ func TestCloseVolume(t *testing.T) {
 		t.Errorf("done with %v", got)
 	}
 	got = 99
-	r.c.CloseVolume(v, done)
+	r.c.CloseVolume(v, false, done)
 	if got != block.StatusOK || len(f.sent) != 0 {
 		t.Errorf("closed twice: %v, %v", got, f.sent)
 	}
@@ -329,7 +329,7 @@ func TestEvents(t *testing.T) {
 func TestLogins(t *testing.T) {
 	r := newRig(t)
 	l, ok := r.c.LoginFor()
-	if !ok || l.Mode != wire.LoginNew || l.Serial != 3<<32|1 || string(l.Nexus) != "h" || l.Secret != (wire.Secret{1}) {
+	if !ok || l.Mode != wire.LoginNew || l.Serial != 1 || string(l.Nexus) != "h" || l.Secret != (wire.Secret{1}) {
 		t.Fatalf("%+v, %v", l, ok)
 	}
 	if _, ok := r.c.LoginFor(); ok {

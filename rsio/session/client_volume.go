@@ -327,14 +327,17 @@ func (c *Client) Gone(handle uint32) {
 	c.unlock(&fx)
 }
 
-// CloseVolume takes v out of the session. Nothing of it may be in flight or
-// waiting, or the volume must have failed; done is called with the target's
+// CloseVolume takes v out of the session; done is called with the target's
 // answer, at once if there is no session to tell: with StatusUnknown if the
-// target may keep the nexus on record as a writer.
-func (c *Client) CloseVolume(v *Volume, done func(block.Status)) {
+// target may keep the nexus on record as a writer. Without force it refuses,
+// with StatusInUse, while requests are in flight or wait. With force those that
+// wait end in StatusClosed, or StatusUnknown if they had been in flight before
+// a restart; those in flight end with their answer or with the session, and are
+// not sent again after a restart.
+func (c *Client) CloseVolume(v *Volume, force bool, done func(block.Status)) {
 	var fx effects
 	c.mu.Lock()
-	if v.inflight > 0 || v.wait.Len() > 0 || v.replay.Len() > 0 {
+	if !force && (v.inflight > 0 || v.wait.Len() > 0 || v.replay.Len() > 0) {
 		c.mu.Unlock()
 		done(block.StatusInUse)
 		return
@@ -344,6 +347,7 @@ func (c *Client) CloseVolume(v *Volume, done func(block.Status)) {
 		st = block.StatusUnknown
 	}
 	v.state = volClosed
+	c.failVolume(v, block.StatusClosed, &fx)
 	for i, q := range c.volumes {
 		if q == v {
 			c.volumes = append(c.volumes[:i], c.volumes[i+1:]...)

@@ -20,6 +20,7 @@ type rig struct {
 	c      *Client
 	now    time.Duration
 	events []string
+	logins uint64
 	ports  []*fakePort
 	gen    byte // of sessions
 	handle uint32
@@ -31,8 +32,14 @@ type rig struct {
 
 func newRig(t testing.TB) *rig {
 	r := &rig{t: t, now: time.Hour, inc: 100, window: 1 << 20, grant: 1}
-	r.c = NewClient(Config{Nexus: "h", Secret: wire.Secret{1}, Life: 3, Target: "t", Events: r, Now: func() time.Duration { return r.now }})
+	r.c = NewClient(Config{Nexus: "h", Secret: wire.Secret{1}, Serial: r.serial, Target: "t", Events: r, Now: func() time.Duration { return r.now }})
 	return r
+}
+
+// serial counts logins.
+func (r *rig) serial() uint64 {
+	r.logins++
+	return r.logins
 }
 
 func (r *rig) Event(level, object, text string) {

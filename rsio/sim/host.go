@@ -26,6 +26,7 @@ type host struct {
 	outstanding int
 	depth       int
 	secret      wire.Secret
+	logins      uint64
 	incarnation uint64 // kept over kill -9
 	stop        bool
 }
@@ -71,7 +72,7 @@ func (h *host) VolumeChanged(v *session.Volume) {
 func (h *host) start() {
 	h.life++
 	h.alive, h.frozen, h.outstanding = true, false, 0
-	h.client = session.NewClient(session.Config{Nexus: h.name, Secret: h.secret, Life: uint32(h.life), Target: "t", Events: h,
+	h.client = session.NewClient(session.Config{Nexus: h.name, Secret: h.secret, Serial: h.serial, Target: "t", Events: h,
 		Now: func() time.Duration { return h.w.now }})
 	h.vol = h.client.OpenVolume("default", "v", false, h.incarnation, h)
 	for _, hp := range h.paths {
@@ -98,6 +99,12 @@ func (h *host) later(d time.Duration, fn func()) {
 		}
 	}
 	h.w.after(d, try)
+}
+
+// serial counts the logins over all lives.
+func (h *host) serial() uint64 {
+	h.logins++
+	return h.logins
 }
 
 func (h *host) tick() {

@@ -33,6 +33,7 @@ type conn struct {
 	// It is false whenever the reader may wait for bytes.
 	batching atomic.Bool
 	pong     pong
+	unread   atomic.Int32 // answers to control operations that are not sent yet
 }
 
 // pong is the one pong frame of a connection.
@@ -61,7 +62,7 @@ func (c *conn) run() {
 // report tells about connections that broke the protocol, once, at their end.
 func (c *conn) report(err error) {
 	var we wire.Error
-	if errors.As(err, &we) || errors.Is(err, errCredit) {
+	if errors.As(err, &we) || errors.Is(err, errCredit) || errors.Is(err, errUnread) {
 		who := c.nc.NetConn().RemoteAddr().String()
 		if c.s != nil {
 			who += " (" + c.s.Nexus + ")"
@@ -240,7 +241,25 @@ func (c *conn) login() error {
 		return err
 	}
 	c.t.loggedIn(c)
+	c.news()
 	return sc.SetReadDeadline(time.Time{})
+}
+
+// news tells a new path what the session may have missed while it had none.
+func (c *conn) news() {
+	for _, h := range *c.s.handles.Load() {
+		if h == nil {
+			continue
+		}
+		h.v.mu.Lock()
+		gone := h.v.gone
+		h.v.mu.Unlock()
+		if gone {
+			c.event(wire.EventGone, h.id, 0)
+		} else {
+			c.event(wire.EventResize, h.id, h.dev.Info().Size)
+		}
+	}
 }
 
 // admit decides about a login and makes c a path of the session.

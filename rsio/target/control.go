@@ -22,28 +22,58 @@ type reclaim struct {
 	d wire.Header
 }
 
+// maxUnread is the number of answers to control operations that a connection
+// keeps for an initiator that does not read. A good one has no more than
+// ControlSlots requests in flight; a bad one could ask for the same stored
+// answer for ever.
+const maxUnread = 4 * wire.ControlSlots
+
+// ctlAnswer is the answer to a control operation on one connection.
+type ctlAnswer struct {
+	out netio.Out
+	c   *conn
+}
+
+// Sent lets go; netio.Sender.
+func (a *ctlAnswer) Sent(*netio.Out, error) { a.c.unread.Add(-1) }
+
 // control takes one control operation. It is executed by a control worker, at
 // most once, as the slot table says.
 func (c *conn) control(h *wire.Header) error {
+	if c.unread.Load() > maxUnread {
+		return errUnread
+	}
+	if c.s.t.ctlBytes.Add(int64(h.PayloadLen)) > maxControlBytes {
+		c.s.t.ctlBytes.Add(-int64(h.PayloadLen))
+		return errControl
+	}
 	payload := make([]byte, h.PayloadLen)
 	if len(c.nc.Buffered()) < int(h.PayloadLen) {
 		c.endBatch()
 	}
 	if err := transport.ReadPayload(c.nc, h, payload, c.digest); err != nil {
+		c.s.t.ctlBytes.Add(-int64(h.PayloadLen))
 		return err
 	}
 	s, d := c.s, *h
 	v, a := s.Claim(h, c.path)
+	if v != session.Execute {
+		s.t.ctlBytes.Add(-int64(h.PayloadLen))
+	}
 	switch v {
 	case session.Execute:
 		select {
-		case s.t.ctl <- func() { s.execute(d, payload) }:
+		case s.t.ctl <- func() { s.execute(d, payload); s.t.ctlBytes.Add(-int64(d.PayloadLen)) }:
+			return nil // the worker gives the bytes back
 		default:
+			s.t.ctlBytes.Add(-int64(d.PayloadLen))
 			s.answer(d, session.Answer{Status: block.StatusBusy})
 		}
 	case session.Repeat:
 		c.sendControl(d, a)
-	case session.Stale, session.Attached, session.ReadAgain:
+	case session.Stale:
+		c.sendControl(d, session.Answer{Status: block.StatusStale}) // gives its credit back
+	case session.Attached, session.ReadAgain:
 	case session.Refused:
 		return errReplaced
 	case session.Violation:
@@ -53,9 +83,18 @@ func (c *conn) control(h *wire.Header) error {
 }
 
 func (c *conn) sendControl(d wire.Header, a session.Answer) {
-	h := wire.Header{Kind: wire.KindResponse, Op: d.Op, Slot: d.Slot, Seq: d.Seq, Len: d.Len, Status: a.Status}
+	h := wire.Header{Kind: wire.KindResponse, Op: d.Op, Slot: d.Slot, Seq: d.Seq, Len: d.Len, Status: a.Status,
+		PayloadLen: uint32(len(a.Payload))}
 	h.Window, h.Grant = c.s.Window.Get()
-	transport.Send(c.nc, h, a.Payload, c.digest)
+	if c.digest && len(a.Payload) > 0 {
+		h.PayloadCRC = wire.Digest(a.Payload)
+	}
+	out := &ctlAnswer{c: c}
+	h.Put(out.out.Head[:], c.digest)
+	out.out.HeadLen, out.out.Body, out.out.Owner = wire.HeaderLen, a.Payload, out
+	c.unread.Add(1)
+	c.nc.Queue(&out.out)
+	c.nc.Flush()
 }
 
 // answer stores and sends the outcome of a control operation.
@@ -140,6 +179,7 @@ func (s *sess) open(payload []byte) ([]byte, error) {
 	}
 	info := h.dev.Info()
 	info.ReadOnly = info.ReadOnly || h.readOnly
+	info.Features &^= block.NeverBlocks
 	info.MaxLen, info.MaxZero = min(info.MaxLen, wire.MaxPayload), min(info.MaxZero, block.MaxZero)
 	r := wire.OpenResponse{Handle: h.id, Info: info, Incarnation: v.incarnation(s.t.poolInc)}
 	if o.Flags&wire.OpenRecover != 0 {

@@ -148,11 +148,12 @@ func (t *Target) VolumeResize(namespace, name string, size uint64, shrink bool) 
 	if size < now && !shrink {
 		return api.Volume{}, api.Errorf(api.Usage, op, v.name(), fmt.Sprintf("%d bytes are less than the %d it has: what lies behind would be lost", size, now), "give --yes if that is meant")
 	}
-	if _, err := v.open(); err != nil {
-		return api.Volume{}, api.Wrap(err, api.Failed, op, v.name(), "")
+	if size < now {
+		err = v.shrink(size)
+	} else {
+		err = v.grow(size)
 	}
-	defer v.release()
-	if err := v.resize(size, now); err != nil {
+	if err != nil {
 		return api.Volume{}, api.Wrap(err, api.Failed, op, v.name(), "")
 	}
 	t.tell(v, wire.EventResize, size)
@@ -160,19 +161,46 @@ func (t *Target) VolumeResize(namespace, name string, size uint64, shrink bool) 
 	return v.describe(), nil
 }
 
-// resize changes store and record in the order that a crash in between leaves
-// the smaller size on record, never one that the store does not have.
-func (v *volume) resize(size, now uint64) error {
-	record := func() error {
-		return v.update(func(r *registry.Volume) error { r.Size = size; return nil })
+func (v *volume) recordSize(size uint64) error {
+	return v.update(func(r *registry.Volume) error { r.Size = size; return nil })
+}
+
+// grow changes the store first: a crash in between leaves the smaller size on
+// record, never one that the store does not have.
+func (v *volume) grow(size uint64) error {
+	if _, err := v.open(); err != nil {
+		return err
 	}
-	if size < now {
-		return errors.Join(record(), v.graph.Resize(size))
-	}
+	defer v.release()
 	if err := v.graph.Resize(size); err != nil {
 		return err
 	}
-	return record()
+	return v.recordSize(size)
+}
+
+// shrink cuts a file that nobody has open, the record first.
+func (v *volume) shrink(size uint64) error {
+	if v.rec.Kind != "file" {
+		return fmt.Errorf("a volume of kind %s cannot shrink", v.rec.Kind)
+	}
+	v.mu.Lock()
+	users, g := v.users, v.graph
+	if users == 0 {
+		v.graph = nil
+	}
+	v.mu.Unlock()
+	if users > 0 {
+		return api.Errorf(api.Exists, "volume resize", v.name(), "it is open, and what uses it may write behind the new end", "detach it first")
+	}
+	if g != nil {
+		if err := g.Close(context.Background()); err != nil {
+			return err
+		}
+	}
+	if err := v.recordSize(size); err != nil {
+		return err
+	}
+	return os.Truncate(v.path(), int64(size))
 }
 
 // VolumeDelete removes a volume and its data.

@@ -9,6 +9,7 @@ import (
 
 	"rsio/rsio/audit"
 	"rsio/rsio/block"
+	"rsio/rsio/netio"
 	"rsio/rsio/session"
 )
 
@@ -165,8 +166,8 @@ func (s *sess) reserve(c *conn, cost int64) error {
 		return nil
 	}
 	c.endBatch()
-	for waited := time.Duration(0); s.used.Load() > int64(s.Window.Reserved()); waited += 200 * time.Microsecond {
-		if waited > HandshakeTimeout || c.nc.Err() != nil {
+	for end := netio.Now() + HandshakeTimeout; s.used.Load() > int64(s.Window.Reserved()); {
+		if netio.Now() > end || c.nc.Err() != nil {
 			s.used.Add(-cost)
 			return errCredit
 		}

@@ -35,6 +35,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"rsio/rsio/audit"
@@ -56,6 +57,7 @@ const (
 	poolSlack        = 64 << 20 // bytes on top of the budget, for buffers being given back
 	ctlWorkers       = 4
 	ctlQueue         = 4096
+	maxControlBytes  = 64 << 20 // payload of control operations that wait or execute
 )
 
 // Options configure a target.
@@ -93,7 +95,9 @@ type Target struct {
 	closing   bool
 	refused   uint64 // connections closed for want of room
 
-	ctl  chan func()
+	ctl      chan func()
+	ctlBytes atomic.Int64
+
 	stop chan struct{}
 	wg   sync.WaitGroup // listeners and connections
 	bg   sync.WaitGroup // workers and housekeeper
@@ -224,6 +228,12 @@ func (t *Target) accept(nc net.Conn) {
 	}
 	c := &conn{t: t, nc: io}
 	t.mu.Lock()
+	if t.closing { // Close has listed the connections it will end in between
+		t.mu.Unlock()
+		io.Close(errShutdown)
+		io.Wait()
+		return
+	}
 	t.conns[c] = struct{}{}
 	t.pre = append(t.pre, c)
 	t.wg.Add(1)
@@ -341,6 +351,8 @@ const (
 	errHandshake = targetError("no login in time")
 	errSilent    = targetError("silent for too long")
 	errReplaced  = targetError("the session has ended")
+	errControl   = targetError("too many control operations wait")
+	errUnread    = targetError("the initiator does not read its answers")
 	errCredit    = targetError("the initiator exceeds its credit")
 )
 

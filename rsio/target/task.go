@@ -77,6 +77,9 @@ func (t *task) Complete(r *block.Request) {
 	if t.h != nil {
 		t.h.v.stats.inflight.Add(-1)
 		t.h.v.stats.count(r.Op, r.Len, r.Status)
+		if r.Status == block.StatusNoSpace {
+			t.h.v.noSpace()
+		}
 	}
 	if t.held {
 		t.held = false
@@ -88,7 +91,9 @@ func (t *task) Complete(r *block.Request) {
 		return
 	}
 	paths := t.s.Slots.Complete(t.hdr.Slot, session.Answer{Status: r.Status})
-	if paths == 1<<t.c.path {
+	// The number may be another connection's by now: the one it came on died,
+	// its successor got the number and asked for the same request.
+	if paths == 1<<t.c.path && t.s.conns[t.c.path].Load() == t.c {
 		t.answer(t.c, r.Status, t.payload())
 		return
 	}

@@ -16,6 +16,7 @@ import (
 
 	"rsio/rsio/audit"
 	"rsio/rsio/block"
+	"rsio/rsio/netio"
 	"rsio/rsio/registry"
 	"rsio/rsio/session"
 	"rsio/rsio/stack"
@@ -36,6 +37,7 @@ type volume struct {
 	gone  bool
 
 	failed atomic.Pointer[string] // why the store failed
+	full   atomic.Int64           // when it was last said that the pool is full, ns
 }
 
 // counters are totals since the start.
@@ -129,6 +131,14 @@ func (v *volume) storeFailed(cause error) {
 	})
 	if err != nil {
 		v.t.opt.Events.Add(audit.Error, v.name(), "its failure could not be recorded: "+err.Error())
+	}
+}
+
+// noSpace tells, at most every ten seconds, that the pool is full.
+func (v *volume) noSpace() {
+	now, last := int64(netio.Now()), v.full.Load()
+	if (last == 0 || now-last > int64(10*time.Second)) && v.full.CompareAndSwap(last, now) {
+		v.t.opt.Events.Add(audit.Error, v.name(), "the pool "+v.t.opt.Dir+" is full: writes fail until there is room again")
 	}
 }
 

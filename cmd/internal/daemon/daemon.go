@@ -83,6 +83,49 @@ func LoadConfig(path string, v any) error {
 	return nil
 }
 
+// Merge reads a configuration file into a copy of what the flags said: each
+// flag that was given counts, for all others the file does.
+func Merge[T any](cmd *cobra.Command, file string, c *T, fields func(*T) map[string]any) error {
+	var f T
+	if err := LoadConfig(file, &f); err != nil {
+		return err
+	}
+	given, read := fields(c), fields(&f)
+	for name, dst := range given {
+		if cmd.Flags().Changed(name) {
+			continue
+		}
+		switch d := dst.(type) {
+		case *string:
+			*d = *read[name].(*string)
+		case *[]string:
+			*d = *read[name].(*[]string)
+		case *bool:
+			*d = *read[name].(*bool)
+		case *time.Duration:
+			*d = *read[name].(*time.Duration)
+		default:
+			panic("daemon: a kind of field that Merge does not know")
+		}
+	}
+	return nil
+}
+
+// CheckNBD refuses addresses of NBD that others can reach, unless that is
+// meant: NBD has no identities, whoever connects may read and write.
+func CheckNBD(addrs []string, insecure bool) error {
+	for _, s := range addrs {
+		a, err := transport.ParseAddr(s)
+		if err == nil && !a.Trusted() && !insecure {
+			err = fmt.Errorf("--nbd %s: whoever reaches it over the network could read and write: use loopback or a unix socket, or give --insecure", s)
+		}
+		if err != nil {
+			return &UsageError{err}
+		}
+	}
+	return nil
+}
+
 // HostName returns name, or what can be made of the system's host name.
 func HostName(name string) (string, error) {
 	if name == "" {

@@ -36,8 +36,7 @@ const (
 var longFuncs = map[string]bool{}
 
 // rule allows packages (named without the module) to import others of ours. A
-// name may end in /*: everything below. Of several rules for a package the first
-// the first row that fits counts.
+// name may end in /*: everything below. The first rule for a package counts.
 type rule struct {
 	from string
 	to   string
