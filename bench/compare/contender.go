@@ -57,7 +57,7 @@ type entrant struct {
 func (e *entrant) pids() []int {
 	var out []int
 	for _, p := range e.servers {
-		out = append(out, p.cmd.Process.Pid)
+		out = append(out, p.os.Pid)
 	}
 	return out
 }
@@ -154,10 +154,14 @@ func nbdServer(l *lab) ([]*process, string, error) {
 	if err != nil {
 		return nil, "", err
 	}
-	socket, conf := l.path("nbd-server.sock"), l.path("nbd-server.conf")
+	socket, conf, pid := l.path("nbd-server.sock"), l.path("nbd-server.conf"), l.path("nbd-server.pid")
 	text := fmt.Sprintf("[generic]\nunixsock = %s\nlistenaddr = 127.0.0.1\nport = %s\n[disk]\nexportname = %s\n", socket, port, l.image)
 	if err := os.WriteFile(conf, []byte(text), 0o600); err != nil {
 		return nil, "", err
 	}
-	return l.serve(socket, "disk", "nbd-server", "-n", "-C", conf)
+	p, err := l.daemon(pid, "nbd-server", "-C", conf, "-p", pid)
+	if err != nil {
+		return nil, "", err
+	}
+	return []*process{p}, unixURI(socket, "disk"), l.listening(p, "unix", socket)
 }

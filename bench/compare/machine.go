@@ -87,8 +87,11 @@ func versions(ctx context.Context, paths map[string]string) map[string]string {
 	out := make(map[string]string)
 	for name, path := range paths {
 		flag := "--version"
-		if name == "nbd-server" {
+		switch name {
+		case "nbd-server":
 			flag = "-V"
+		case "rsioctl":
+			continue // comes with the daemons
 		}
 		ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 		b, err := exec.CommandContext(ctx, path, flag).CombinedOutput()

@@ -15,6 +15,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 const (
@@ -35,8 +37,9 @@ type lab struct {
 
 // process is a server.
 type process struct {
-	cmd  *exec.Cmd
-	log  *os.File
+	name string
+	os   *os.Process
+	log  string        // file with what it says
 	done chan struct{} // closed when it has ended
 }
 
@@ -78,13 +81,47 @@ func (l *lab) start(name string, args ...string) (*process, error) {
 	cmd := exec.Command(path, args...)
 	cmd.Dir, cmd.Stdout, cmd.Stderr = l.dir, log, log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
-	if err := cmd.Start(); err != nil {
-		return nil, errors.Join(err, log.Close())
+	if err := errors.Join(cmd.Start(), log.Close()); err != nil {
+		return nil, err
 	}
-	p := &process{cmd: cmd, log: log, done: make(chan struct{})}
+	p := &process{name: name, os: cmd.Process, log: log.Name(), done: make(chan struct{})}
 	l.procs = append(l.procs, p)
 	go func() { // ends with the process
 		_ = cmd.Wait() // said with the log, if it matters
+		close(p.done)
+	}()
+	return p, nil
+}
+
+// daemon runs a server that puts itself into the background and writes its ID
+// to a file. If this program is killed nobody ends it.
+func (l *lab) daemon(pidFile, name string, args ...string) (*process, error) {
+	parent, err := l.start(name, args...)
+	if err != nil {
+		return nil, err
+	}
+	pid := 0
+	for end := time.Now().Add(startTimeout); pid == 0; time.Sleep(20 * time.Millisecond) {
+		if time.Now().After(end) || l.ctx.Err() != nil {
+			return nil, fmt.Errorf("%s has written no process ID: %s", name, parent.said())
+		}
+		pid, _ = strconv.Atoi(firstLine(pidFile)) // 0 until it is there
+	}
+	fd, err := unix.PidfdOpen(pid, 0)
+	if err != nil {
+		return nil, fmt.Errorf("%s has ended: %w: %s", name, err, parent.said())
+	}
+	child, err := os.FindProcess(pid)
+	if err != nil {
+		return nil, errors.Join(err, unix.Close(fd))
+	}
+	p := &process{name: name, os: child, log: parent.log, done: make(chan struct{})}
+	l.procs = append(l.procs, p)
+	go func() { // ends with the process
+		for err := error(unix.EINTR); err == unix.EINTR; {
+			_, err = unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, -1)
+		}
+		_ = unix.Close(fd) // nothing was written
 		close(p.done)
 	}()
 	return p, nil
@@ -101,18 +138,18 @@ func (l *lab) listening(p *process, network, addr string) error {
 		case <-l.ctx.Done():
 			return l.ctx.Err()
 		case <-p.done:
-			return fmt.Errorf("%s ended: %s", filepath.Base(p.cmd.Path), p.said())
+			return fmt.Errorf("%s ended: %s", p.name, p.said())
 		case <-time.After(20 * time.Millisecond):
 		}
 		if time.Now().After(end) {
-			return fmt.Errorf("%s does not answer on %s: %s", filepath.Base(p.cmd.Path), addr, p.said())
+			return fmt.Errorf("%s does not answer on %s: %s", p.name, addr, p.said())
 		}
 	}
 }
 
 // said returns the end of what the process has said.
 func (p *process) said() string {
-	b, err := os.ReadFile(p.log.Name())
+	b, err := os.ReadFile(p.log)
 	if err != nil {
 		return err.Error()
 	}
@@ -126,26 +163,26 @@ func tail(b []byte) string {
 }
 
 // stop ends a process politely, then by force, and what it has forked with it.
-func (p *process) stop() error {
-	pid := p.cmd.Process.Pid
-	_ = p.cmd.Process.Signal(syscall.SIGTERM) // it may have ended already
+func (p *process) stop() {
+	group, err := unix.Getpgid(p.os.Pid)
+	_ = p.os.Signal(syscall.SIGTERM) // it may have ended already
 	select {
 	case <-p.done:
 	case <-time.After(stopTimeout):
-		_ = p.cmd.Process.Kill()
+		_ = p.os.Kill() // it may have ended just now
 		<-p.done
 	}
-	_ = syscall.Kill(-pid, syscall.SIGKILL) // its group is empty in most cases
-	return p.log.Close()
+	if err == nil && group == p.os.Pid {
+		_ = syscall.Kill(-group, syscall.SIGKILL) // nobody is left in most cases
+	}
 }
 
 // close ends what was started, newest first, and removes the directory.
 func (l *lab) close() error {
-	var errs []error
 	for i := len(l.procs) - 1; i >= 0; i-- {
-		errs = append(errs, l.procs[i].stop())
+		l.procs[i].stop()
 	}
-	return errors.Join(append(errs, os.RemoveAll(l.dir))...)
+	return os.RemoveAll(l.dir)
 }
 
 // run runs a command that ends by itself.

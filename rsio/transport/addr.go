@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"strconv"
 	"strings"
 	"syscall"
 
@@ -45,17 +46,39 @@ func ParseAddr(s string) (Addr, error) {
 	if bound && net.ParseIP(local) == nil {
 		return Addr{}, fmt.Errorf("address %q: %q behind %% is not an IP address: give the local address of the path", s, local)
 	}
-	host, port, err := net.SplitHostPort(remote)
+	host, port, err := splitHost(remote)
 	if err != nil {
-		if strings.Contains(remote, ":") && net.ParseIP(remote) == nil {
-			return Addr{}, fmt.Errorf("address %q: %v: give HOST:PORT[%%LOCAL] or unix:PATH", s, err)
-		}
-		host, port = strings.Trim(remote, "[]"), DefaultPort
+		return Addr{}, fmt.Errorf("address %q: %w: give HOST:PORT[%%LOCAL] or unix:PATH", s, err)
 	}
 	if host == "" && bound {
 		return Addr{}, fmt.Errorf("address %q: the host is empty", s)
 	}
 	return Addr{Network: "tcp", Address: net.JoinHostPort(host, port), Local: local}, nil
+}
+
+// splitHost splits HOST[:PORT]; an IPv6 address without a port needs no
+// brackets.
+func splitHost(s string) (host, port string, err error) {
+	bare := strings.TrimSuffix(strings.TrimPrefix(s, "["), "]")
+	switch {
+	case s == "":
+		return "", "", errors.New("it is empty")
+	case net.ParseIP(s) != nil || s == "["+bare+"]" && net.ParseIP(bare) != nil:
+		return bare, DefaultPort, nil
+	case !strings.ContainsAny(s, ":[]"):
+		host, port = s, DefaultPort
+	default:
+		if host, port, err = net.SplitHostPort(s); err != nil {
+			return "", "", err
+		}
+	}
+	if _, err := strconv.ParseUint(port, 10, 16); err != nil {
+		return "", "", fmt.Errorf("the port %q is no number from 0 to 65535", port)
+	}
+	if strings.ContainsAny(host, " \t\r\n/[]") || strings.Contains(host, ":") && net.ParseIP(host) == nil {
+		return "", "", fmt.Errorf("%q is no host", host)
+	}
+	return host, port, nil
 }
 
 // String returns the address in the form that ParseAddr takes.
@@ -141,7 +164,11 @@ func Listen(a Addr) (net.Listener, error) {
 	return l, nil
 }
 
+// removeStale removes a socket, and nothing else, that nobody answers on.
 func removeStale(path string) error {
+	if st, err := os.Lstat(path); err != nil || st.Mode().Type() != os.ModeSocket {
+		return nil // Listen says what is wrong, if anything
+	}
 	c, err := net.Dial("unix", path)
 	if err == nil {
 		_ = c.Close() // only asked whether somebody answers

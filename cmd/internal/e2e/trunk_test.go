@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
+	"strings"
 	"testing"
 )
 
@@ -69,6 +70,9 @@ func TestTrunk(t *testing.T) {
 func fioMB(t *testing.T, l *Lab, args ...string) float64 {
 	t.Helper()
 	out := l.Run(append([]string{"fio", "--name=x", "--ioengine=nbd", "--output-format=json"}, args...)...)
+	if i := strings.IndexByte(out, '{'); i > 0 {
+		out = out[i:] // fio says other things first
+	}
 	var j struct {
 		Jobs []struct {
 			Read, Write struct {
