@@ -65,9 +65,21 @@ func (c *Client) LoginDone(l *wire.Login, st block.Status, r *wire.LoginResponse
 	return NextLater
 }
 
+// rejoined takes the window of an accepted join: it may have shrunk while the
+// session had no path.
+func (c *Client) rejoined(l *wire.Login, r *wire.LoginResponse) {
+	var fx effects
+	c.mu.Lock()
+	if c.up && c.sess.Session == l.Session {
+		c.granted(&wire.Header{Window: r.Window, Grant: r.Grant}, &fx)
+	}
+	c.unlock(&fx)
+}
+
 func (c *Client) joined(l *wire.Login, st block.Status, r *wire.LoginResponse) Next {
 	switch {
 	case st == block.StatusOK:
+		c.rejoined(l, r)
 		return NextUse
 	case st != block.StatusNoSession:
 		return NextLater

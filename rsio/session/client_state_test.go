@@ -326,6 +326,29 @@ func TestEvents(t *testing.T) {
 	r.clean()
 }
 
+// TestJoinTellsTheWindow: it may have shrunk while there was no path. What was
+// in flight under the old one asks for credit anew.
+func TestJoinTellsTheWindow(t *testing.T) {
+	r := newRig(t)
+	r.window = 4 << 20
+	v, ports := r.up(8, "a")
+	w := r.submit(v, block.OpWrite, 1<<20)
+	ports[0].down()
+	l, _ := r.c.LoginFor()
+	r.window, r.grant = IdleWindow, 2
+	if next := r.c.LoginDone(&l, block.StatusOK, &wire.LoginResponse{Instance: wire.ID{r.gen}, Window: r.window, Grant: r.grant}); next != NextUse {
+		t.Fatal(next)
+	}
+	f := r.path("b")
+	if n := len(f.ops(block.OpWrite)); n != 0 || f.pings != 1 {
+		t.Fatalf("%d writes beyond the window, %d pings", n, f.pings)
+	}
+	f.grants(1<<20, 3)
+	f.reply(f.one(block.OpWrite), block.StatusOK, nil)
+	r.ended("write", w, block.StatusOK)
+	r.clean()
+}
+
 func TestLogins(t *testing.T) {
 	r := newRig(t)
 	l, ok := r.c.LoginFor()

@@ -141,6 +141,22 @@ func (w *Window) Shrink() bool {
 	return true
 }
 
+// Orphan takes all but the idle window from a session that has no connection
+// and nothing running: what was sent under the larger one cannot arrive any
+// more, so there is no acknowledgement to wait for. A host that died would hold
+// it for ever. The answer to the login of its next path says so.
+func (w *Window) Orphan() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.budget == nil || w.reserved <= IdleWindow {
+		return
+	}
+	w.budget.give(w.reserved - IdleWindow)
+	w.bytes, w.reserved = IdleWindow, IdleWindow
+	w.grant++
+	w.publish()
+}
+
 // Release gives everything back; the session has ended and is drained.
 func (w *Window) Release() {
 	w.mu.Lock()

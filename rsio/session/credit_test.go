@@ -103,6 +103,31 @@ func TestWindowShrink(t *testing.T) {
 	}
 }
 
+// TestWindowOrphan: without connections no acknowledgement is waited for.
+func TestWindowOrphan(t *testing.T) {
+	b := NewBudget(64 << 20)
+	w := NewWindow(b)
+	w.Orphan()
+	if _, grant := w.Get(); grant != 1 {
+		t.Error("an idle window has changed")
+	}
+	w.Heard(4<<20, 1)
+	w.Shrink()
+	w.Orphan()
+	if bytes, grant := w.Get(); bytes != IdleWindow || grant != 4 || b.Reserved() != IdleWindow {
+		t.Errorf("%d bytes, grant %d, %d reserved", bytes, grant, b.Reserved())
+	}
+	w.Heard(4<<20, 4)
+	if b.Reserved() != 4<<20 {
+		t.Error("does not grow again")
+	}
+	w.Release()
+	w.Orphan()
+	if b.Reserved() != 0 {
+		t.Errorf("%d reserved after Release", b.Reserved())
+	}
+}
+
 // TestP11_BudgetHammer: sessions want, lie about what they acknowledge and
 // end; the sum of what they may have in flight stays within the budget.
 func TestP11_BudgetHammer(t *testing.T) {
@@ -125,6 +150,8 @@ func TestP11_BudgetHammer(t *testing.T) {
 					ws = ws[1:]
 				case n == 2:
 					ws[rng.IntN(len(ws))].Shrink()
+				case n == 3:
+					ws[rng.IntN(len(ws))].Orphan()
 				default:
 					w := ws[rng.IntN(len(ws))]
 					_, grant := w.Get()

@@ -306,8 +306,12 @@ func (t *Target) sweep() {
 	}
 	t.mu.Unlock()
 	for _, s := range sessions {
-		if !s.active.Swap(false) && s.used.Load() == 0 {
-			s.Window.Shrink() // the next pong says so
+		if s.active.Swap(false) || s.used.Load() != 0 {
+			continue
+		}
+		s.Window.Shrink() // the next pong says so
+		if len(s.paths()) == 0 {
+			s.Window.Orphan()
 		}
 	}
 	now := netio.Now()
