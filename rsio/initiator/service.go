@@ -528,8 +528,12 @@ func (i *Initiator) OpenDevice(ctx context.Context, namespace, volume string, wr
 	}
 	// The session has one handle per volume: an attachment that comes
 	// meanwhile would lose it when we close ours.
-	if a, err = i.present(spec, name); err != nil {
+	a, err = i.present(spec, name)
+	if err != nil {
 		return nil, nil, err
+	}
+	if a != nil { // attached in this moment
+		return a, func() {}, nil
 	}
 	defer func() {
 		if err != nil {

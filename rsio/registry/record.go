@@ -11,7 +11,6 @@ import (
 	"hash/crc32"
 	"io"
 	"slices"
-	"strings"
 	"time"
 
 	"rsio/rsio/block"
@@ -39,15 +38,6 @@ func checkKey(namespace, name string) error {
 		return err
 	}
 	return block.CheckName("volume", name)
-}
-
-// splitKey is the reverse of key with the same strictness.
-func splitKey(k string) (namespace, name string, err error) {
-	namespace, name, ok := strings.Cut(k, "/")
-	if !ok {
-		return "", "", fmt.Errorf("key %.80q has no namespace", k)
-	}
-	return namespace, name, checkKey(namespace, name)
 }
 
 func (v *Volume) check() error {

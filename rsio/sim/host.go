@@ -38,7 +38,6 @@ type hostPath struct {
 	link  *link
 	c     *conn
 	login wire.Login
-	sess  wire.ID
 	path  *session.Path
 }
 

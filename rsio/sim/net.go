@@ -23,7 +23,6 @@ type conn struct {
 	srvEnd bool // the server's end is closed
 	cliEnd bool
 	port   *port
-	login  bool // server: the login was answered
 }
 
 // pipe is one direction.

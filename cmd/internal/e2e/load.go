@@ -64,7 +64,6 @@ type Load struct {
 	errs     []error
 	worst    atomic.Int64 // longest request since ResetWorst, ns
 	ops      atomic.Uint64
-	lost     atomic.Uint64 // flushes that reported lost data
 	state    []workerState
 	inflight []atomic.Int64 // start of each worker's request, ns since begin; 0: none
 	begin    time.Time
