@@ -86,7 +86,9 @@ func (c *Client) joined(l *wire.Login, st block.Status, r *wire.LoginResponse) N
 	}
 	c.mu.Lock()
 	current := c.up && c.sess.Session == l.Session
-	restarted := c.sess.Instance != r.Instance
+	// A session with no volume open holds nothing that could be lost: the
+	// target forgets such a one after a while, and it is simply made anew.
+	restarted := c.sess.Instance != r.Instance || len(c.volumes) == 0
 	if current && restarted {
 		// The session died with the old process of the target. What is left
 		// of its connections must let go before a new one begins.

@@ -4,7 +4,9 @@ package target
 
 import (
 	"errors"
+	"fmt"
 	"io"
+	"runtime/debug"
 	"sync/atomic"
 	"time"
 
@@ -74,6 +76,12 @@ func (c *conn) report(err error) {
 // serve logs in and serves frames until the connection ends. A panic costs the
 // connection, not the target.
 func (c *conn) serve() (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			c.t.opt.Events.Add(audit.Error, c.nc.NetConn().RemoteAddr().String(), fmt.Sprintf("defect: panic while serving this connection: %v\n%s", p, debug.Stack()))
+			err = errPanic
+		}
+	}()
 	if err := c.login(); err != nil {
 		return err
 	}

@@ -299,6 +299,7 @@ func (t *Target) endSessions() {
 // sweep runs about once a second.
 func (t *Target) sweep() {
 	t.sessions.Sweep()
+	now := netio.Now()
 	t.mu.Lock()
 	sessions := make([]*sess, 0, len(t.sess))
 	for _, s := range t.sess {
@@ -312,9 +313,11 @@ func (t *Target) sweep() {
 		s.Window.Shrink() // the next pong says so
 		if len(s.paths()) == 0 {
 			s.Window.Orphan()
+			if s.empty() && now-s.LastHeard() > EmptyTimeout {
+				s.Leave()
+			}
 		}
 	}
-	now := netio.Now()
 	for _, c := range t.paths() {
 		if now-c.nc.LastRead() > SilentTimeout && c.nc.Unread() == 0 {
 			c.nc.Close(errSilent)

@@ -104,6 +104,16 @@ func (s *sess) handle(id uint32) *handle {
 	return list[id]
 }
 
+// empty reports whether the session has no volume open.
+func (s *sess) empty() bool {
+	for _, h := range *s.handles.Load() {
+		if h != nil {
+			return false
+		}
+	}
+	return true
+}
+
 func (s *sess) handleOf(v *volume) *handle {
 	for _, h := range *s.handles.Load() {
 		if h != nil && h.v == v {

@@ -54,7 +54,8 @@ const (
 	MaxPreAuth       = 1_024           // connections that have not logged in; the oldest gives way
 	HandshakeTimeout = 5 * time.Second // to log in
 	SilentTimeout    = 12 * time.Second
-	poolSlack        = 64 << 20 // bytes on top of the budget, for buffers being given back
+	EmptyTimeout     = 10 * time.Minute // a session with no path and no volume open is forgotten
+	poolSlack        = 64 << 20         // bytes on top of the budget, for buffers being given back
 	ctlWorkers       = 4
 	ctlQueue         = 4096
 	maxControlBytes  = 64 << 20 // payload of control operations that wait or execute
@@ -349,6 +350,7 @@ const (
 	errNoRoom    = targetError("too many connections have not logged in, this was the oldest")
 	errShutdown  = targetError("the target shuts down")
 	errHandshake = targetError("no login in time")
+	errPanic     = targetError("a defect of the target ended it")
 	errSilent    = targetError("silent for too long")
 	errReplaced  = targetError("the session has ended")
 	errControl   = targetError("too many control operations wait")

@@ -135,8 +135,11 @@ func completions() []mistake {
 			d.Submit(r)
 		}},
 		{desc: "request touched after completion", want: "rule 2: read at 0 length 4096 flags 0 was touched", do: on(block.OpRead, func(d block.Device, r *block.Request) {
+			inline := r.Depth < block.MaxInline // else it completes elsewhere, and touching it is a data race too
 			d.Submit(r)
-			r.Status = block.StatusIO
+			if inline {
+				r.Status = block.StatusIO
+			}
 		})},
 		{desc: "unknown status", want: "rule 2: flush at 0 length 0 flags 0 ended with the unknown status 777", do: on(block.OpFlush, func(_ block.Device, r *block.Request) {
 			block.Finish(r, 777)
