@@ -76,7 +76,11 @@ func TestP8_PathFaults(t *testing.T) {
 					time.Sleep(time.Duration(300+rand.IntN(100)) * time.Millisecond)
 					load.ResetWorst()
 					f.cut(n, r%2)
-					time.Sleep(1600 * time.Millisecond)
+					if f.signal {
+						time.Sleep(500 * time.Millisecond)
+					} else {
+						time.Sleep(1600 * time.Millisecond)
+					}
 					stalls = append(stalls, load.Worst())
 					f.fix(n, r%2)
 					if err := load.Failed(); err != nil {
