@@ -14,7 +14,9 @@
 //     all of them.
 //  3. One measurement is one run of fio. What the servers spent is the
 //     difference of utime and stime in /proc before and after it.
-//  4. Medians over the rounds, their spread, and ratios to nbdkit make the
+//  4. /proc/stat says what else the machine did meanwhile; a measurement that was
+//     disturbed is repeated, and the disturbance is in the Report.
+//  5. Medians over the rounds, their spread, and ratios to nbdkit make the
 //     Report.
 //
 // A contender that is missing or fails is in the Report with the reason. All
@@ -28,6 +30,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"runtime"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -51,7 +54,7 @@ type Options struct {
 // measurement for the flush that follows it.
 func (o *Options) limit(contenders int) time.Duration {
 	n := o.Rounds * len(o.Workloads) * contenders
-	return 5*time.Minute + time.Duration(n)*(2*o.Runtime+5*time.Second)
+	return 5*time.Minute + time.Duration(n*(1+maxRepeats))*(2*o.Runtime+3*time.Second)
 }
 
 // Run measures all contenders. The Report is complete as far as the run came,
@@ -128,9 +131,34 @@ func (l *lab) rounds(running []*entrant, rep *Report) error {
 	return nil
 }
 
-// measure is one run of fio against e. What a write has left dirty is written
-// back afterwards, so that it does not weigh on the next contender.
+// A measurement during which others took more than noisy of all processors is
+// repeated up to maxRepeats times; the quietest counts.
+const (
+	noisy      = 0.1
+	maxRepeats = 2
+)
+
+// measure measures e, again if something else was running on the machine.
 func (l *lab) measure(e *entrant, w Workload) (Sample, error) {
+	best, err := l.once(e, w)
+	for n := 1; err == nil && best.Other > noisy && n <= maxRepeats; n++ {
+		var s Sample
+		if s, err = l.once(e, w); s.Other < best.Other {
+			best = s
+		}
+		best.Repeats = n
+	}
+	return best, err
+}
+
+// once is one run of fio against e. What a write has left dirty is written
+// back afterwards, so that it does not weigh on the next contender.
+func (l *lab) once(e *entrant, w Workload) (Sample, error) {
+	all, err := machineCPU()
+	if err != nil {
+		return Sample{}, err
+	}
+	start := time.Now()
 	before, err := treeCPU(e.pids())
 	if err != nil {
 		return Sample{}, err
@@ -144,12 +172,18 @@ func (l *lab) measure(e *entrant, w Workload) (Sample, error) {
 	if err != nil {
 		return Sample{}, err
 	}
+	allAfter, err := machineCPU()
+	if err != nil {
+		return Sample{}, err
+	}
+	s := f.sample(after - before)
+	s.Other = max(0, float64(allAfter-all-(after-before)-f.client)/float64(time.Since(start))/float64(runtime.NumCPU()))
 	if w.changes() {
 		if err := syncFS(l.dir); err != nil {
 			return Sample{}, err
 		}
 	}
-	return f.sample(after - before)
+	return s, nil
 }
 
 // syncFS writes back what is dirty in the file system of dir.

@@ -88,6 +88,23 @@ func descends(all map[int]procStat, s procStat, roots []int) bool {
 	return false
 }
 
+// machineCPU returns the time that all processors together were busy.
+func machineCPU() (time.Duration, error) {
+	f := strings.Fields(firstLine("/proc/stat")) // cpu user nice system idle iowait irq softirq steal ...
+	if len(f) < 9 {
+		return 0, errors.New("/proc/stat: not understood")
+	}
+	var sum time.Duration
+	for _, k := range []int{1, 2, 3, 6, 7, 8} {
+		n, err := strconv.ParseInt(f[k], 10, 64)
+		if err != nil {
+			return 0, fmt.Errorf("/proc/stat: %w", err)
+		}
+		sum += time.Duration(n) * tick
+	}
+	return sum, nil
+}
+
 // processes returns all processes of the machine.
 func processes() (map[int]procStat, error) {
 	files, err := filepath.Glob("/proc/[0-9]*/stat")

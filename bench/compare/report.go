@@ -50,6 +50,8 @@ type Sample struct {
 	ServerUS float64 `json:"server_us"`
 	ClientUS float64 `json:"client_us"`
 	P99US    float64 `json:"p99_us"`
+	Other    float64 `json:"other"`             // share of all processors that neither servers nor client took
+	Repeats  int     `json:"repeats,omitempty"` // measurements given up for this one, because of others
 }
 
 // Figure is the median of some samples and how far they lie apart.
@@ -112,6 +114,20 @@ func (r *Report) summarise() {
 		}
 		return rank[a.Contender] - rank[b.Contender]
 	})
+}
+
+// noise returns how much others took of the processors in half of all
+// measurements at most, in the worst one, and how often one was repeated.
+func (r *Report) noise() (median, worst float64, repeats int) {
+	var all []Sample
+	for _, x := range r.Results {
+		all = append(all, x.Samples...)
+	}
+	for _, s := range all {
+		worst = max(worst, s.Other)
+		repeats += s.Repeats
+	}
+	return figure(all, func(s Sample) float64 { return s.Other }).Median, worst, repeats
 }
 
 func ratio(a, b float64) float64 {

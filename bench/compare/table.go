@@ -26,6 +26,8 @@ func (r *Report) WriteTable(w io.Writer) error {
 	fmt.Fprintf(&head, "%s, %d CPUs (%s), %d MiB, kernel %s, %s, load before %s, after %s\n", r.Time.Format("2006-01-02 15:04 MST"),
 		m.CPUs, m.Model, m.MemoryMiB, m.Kernel, m.FS, m.LoadBefore, m.LoadAfter)
 	fmt.Fprintf(&head, "%d rounds of %g s, disks of %d MiB. CPU: utime+stime of all server processes for one request.\n", r.Rounds, r.Seconds, r.Size>>20)
+	median, worst, repeats := r.noise()
+	fmt.Fprintf(&head, "Others took %.0f%% of the CPUs (median), %.0f%% at worst; %d measurements were repeated because of them.\n", 100*median, 100*worst, repeats)
 	names := make([]string, 0, len(r.Versions))
 	for n := range r.Versions {
 		names = append(names, n)

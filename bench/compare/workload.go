@@ -136,7 +136,7 @@ func parseFio(out []byte) (fioRun, error) {
 }
 
 // sample turns a run of fio and the CPU time of the servers into figures.
-func (f fioRun) sample(server time.Duration) (Sample, error) {
+func (f fioRun) sample(server time.Duration) Sample {
 	n := float64(f.ops)
 	return Sample{
 		IOPS:     f.iops,
@@ -144,5 +144,5 @@ func (f fioRun) sample(server time.Duration) (Sample, error) {
 		ServerUS: float64(server.Nanoseconds()) / 1e3 / n,
 		ClientUS: float64(f.client.Nanoseconds()) / 1e3 / n,
 		P99US:    float64(f.p99.Nanoseconds()) / 1e3,
-	}, nil
+	}
 }

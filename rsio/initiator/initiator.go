@@ -247,8 +247,7 @@ func (i *Initiator) restore(k keptAttachment) error {
 	if err != nil {
 		return err
 	}
-	a := i.newAttachment(k.Spec, l)
-	a.info = k.Info
+	a := i.newAttachment(k.Spec, l, k.Info)
 	i.mu.Lock()
 	i.attach[a.name] = a
 	i.mu.Unlock()
@@ -262,9 +261,10 @@ func (i *Initiator) nexus(vm string) string {
 	return i.opt.Name + "/" + vm
 }
 
-// newAttachment opens the volume in the link's session.
-func (i *Initiator) newAttachment(spec api.AttachSpec, l *link) *attachment {
-	a := &attachment{spec: spec, name: attachmentName(spec), nexus: l.nexus, target: l.target, l: l, kick: make(chan struct{}, 1)}
+// newAttachment opens the volume in the link's session; info is what was last
+// seen of it.
+func (i *Initiator) newAttachment(spec api.AttachSpec, l *link, info block.Info) *attachment {
+	a := &attachment{spec: spec, name: attachmentName(spec), nexus: l.nexus, target: l.target, l: l, kick: make(chan struct{}, 1), info: info}
 	a.v = l.client.OpenVolume(spec.Namespace, spec.Volume, spec.ReadOnly, i.run.incarnation(a.runKey()), a)
 	return a
 }

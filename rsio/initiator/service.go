@@ -169,7 +169,7 @@ func (i *Initiator) Attach(ctx context.Context, spec api.AttachSpec) (api.Attach
 	if err != nil {
 		return api.Attachment{}, api.Wrap(err, api.Failed, op, name, "")
 	}
-	a := i.newAttachment(spec, l)
+	a := i.newAttachment(spec, l, block.Info{})
 	if err := a.wait(ctx); err != nil {
 		why := l.why()
 		l.client.CloseVolume(a.v, true, func(block.Status) {})
@@ -550,7 +550,7 @@ func (i *Initiator) OpenDevice(ctx context.Context, namespace, volume string, wr
 	if err != nil {
 		return nil, nil, err
 	}
-	a = i.newAttachment(spec, l)
+	a = i.newAttachment(spec, l, block.Info{})
 	if err := a.wait(ctx); err != nil {
 		why := l.why()
 		l.client.CloseVolume(a.v, true, func(block.Status) {})
