@@ -116,7 +116,7 @@ func (l *link) checkParked() {
 }
 
 // close ends the link: the session is logged out if it can be reached, then
-// all connections end. No request may be in flight.
+// all connections end, and with them what is still in flight.
 func (l *link) close() {
 	if len(l.client.Paths()) > 0 {
 		done := make(chan struct{})
@@ -126,6 +126,8 @@ func (l *link) close() {
 		case <-time.After(time.Second): // it will be replaced by the next login anyway
 		}
 	}
+	// What is in flight all the same (detach with force) would never end.
+	l.client.GiveUp(block.StatusClosed, "the session is not used any more")
 	l.shut()
 }
 
@@ -163,6 +165,7 @@ func (l *link) control(ctx context.Context, op block.Op, payload []byte) ([]byte
 	case <-done:
 		return ct.Reply, ct.Status.Err()
 	case <-ctx.Done():
+		l.client.Cancel(ct) // or it would be executed when a path comes back, long after we said no
 		return nil, fmt.Errorf("target %s: %w", l.target, block.StatusTimeout)
 	}
 }

@@ -67,7 +67,8 @@ type Client struct {
 	freeCtl []uint32 // control slots
 	paths   []*Path
 	volumes []*Volume
-	next    int // volume to serve first, round robin
+	leaving []*Volume // closed here, but not yet at the target
+	next    int       // volume to serve first, round robin
 	ctl     []*Control
 
 	sess    Established
@@ -302,6 +303,7 @@ func (c *Client) Begin(e Established) {
 			cp.client, cp.home, cp.slot, cp.out.Owner = c, &c.slots[i], uint32(i), cp
 		}
 	}
+	c.leave(&fx)
 	for _, v := range c.volumes {
 		c.reopen(v, &fx)
 	}
@@ -354,7 +356,11 @@ func (c *Client) GiveUp(st block.Status, why string) {
 	c.mu.Lock()
 	if c.failed == block.StatusOK {
 		c.failed, c.failing, c.why = st, true, why
-		fx.event("error", c.cfg.Target, "session of "+c.cfg.Nexus+" given up: "+why)
+		level := "error"
+		if st == block.StatusClosed && !c.usurped {
+			level = "info" // an orderly end
+		}
+		fx.event(level, c.cfg.Target, "session of "+c.cfg.Nexus+" given up: "+why)
 		for _, p := range c.paths {
 			p.close(block.StatusClosed)
 		}
@@ -376,6 +382,7 @@ func (c *Client) failAll(fx *effects) {
 		fx.finishCtl(ct, c.failed)
 	}
 	c.ctl = nil
+	c.leave(fx)
 	for _, v := range c.volumes {
 		c.failVolume(v, c.failed, fx)
 	}

@@ -47,7 +47,21 @@ const (
 
 // LoginDone takes the answer to a login. With NextUse a new session, if it is
 // one, has begun.
+//
+// Only the target of the first session will do. The interleaving: one of the
+// portals given is another target's. It does not know the session, as if the
+// target had been restarted, and would get the writes in flight.
 func (c *Client) LoginDone(l *wire.Login, st block.Status, r *wire.LoginResponse) Next {
+	c.mu.Lock()
+	other := c.sess.Target != (wire.ID{}) && r.Target != c.sess.Target
+	if other && l.Mode == wire.LoginNew {
+		c.logging = false
+	}
+	c.mu.Unlock()
+	if other {
+		c.cfg.Events.Event("error", c.cfg.Target, "a portal belongs to another target: give each target its own")
+		return NextLater
+	}
 	if l.Mode == wire.LoginJoin {
 		return c.joined(l, st, r)
 	}

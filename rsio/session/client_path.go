@@ -35,6 +35,7 @@ type Path struct {
 	suspect bool
 	leaving bool // the target said that it will close it
 	closing bool // ended, or about to; PathDown will come
+	down    bool // PathDown has been here
 
 	outstanding uint64  // bytes of credit in use on it
 	ghosts      uint64  // of these: requests that another path answered
@@ -106,7 +107,7 @@ func (c *Client) PathUp(name string, port Port, sess wire.ID) *Path {
 func (c *Client) PathDown(p *Path, reason error) {
 	var fx effects
 	c.mu.Lock()
-	p.closing = true
+	p.closing, p.down = true, true
 	for i, q := range c.paths {
 		if q == p {
 			c.paths = append(c.paths[:i], c.paths[i+1:]...)
@@ -265,6 +266,7 @@ func (c *Client) forget(p *Path) {
 // half sent or half received refers to the request's buffer: its path is
 // closed, and PathDown sends it again.
 func (c *Client) takeOver(p *Path, now time.Duration, fx *effects) {
+	defer c.adopt() // not between taking a frame back and sending it elsewhere
 	for i := range c.slots {
 		sl := &c.slots[i]
 		if sl.idle() || sl.answered || !sl.only(p) {
@@ -324,7 +326,8 @@ func (c *Client) release(sl *cslot, p *Path) bool {
 		}
 		switch p.port.Unlink(&cp.out) {
 		case netio.Unlinked:
-			c.uncount(cp)
+			p.outstanding -= uint64(cp.cost)
+			c.inflight -= uint64(cp.cost)
 			c.queued--
 			cp.state, cp.out.Body = copyFree, nil
 		case netio.HalfSent:

@@ -172,7 +172,11 @@ func (c *Client) abandon(cp *Copy) {
 			cp.orphan = true
 			cp.path.close(errTakenOver)
 		case netio.NotQueued: // being built or just sent; Sent will be called
-			cp.path.ghosts += uint64(cp.cost)
+			if cp.path.down { // it will not be sent, and nobody gives a ghost back
+				c.uncount(cp)
+			} else {
+				cp.path.ghosts += uint64(cp.cost)
+			}
 			cp.orphan = true
 		}
 	case copySent:
@@ -218,4 +222,7 @@ func (c *Client) settle(sl *cslot, fx *effects) {
 	}
 	fx.finish(r, st)
 	c.afterReplay(v, fx)
+	if v.state == volClosed && v.inflight == 0 {
+		c.tellClosed(v)
+	}
 }

@@ -57,7 +57,7 @@ func (c *Client) startNext(v *Volume, now time.Duration, fx *effects) (started, 
 	}
 	if v.lost && r.Op == block.OpFlush {
 		c.pop(q)
-		v.told(fx)
+		c.reported(v, fx)
 		fx.finish(r, block.StatusLost)
 		return true, false
 	}

@@ -4,6 +4,7 @@ package session
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	"rsio/rsio/block"
@@ -32,6 +33,18 @@ func (c *Client) Control(ct *Control) {
 	} else {
 		c.ctl = append(c.ctl, ct)
 		c.pump(&fx)
+	}
+	c.unlock(&fx)
+}
+
+// Cancel ends a control operation that has not been sent in StatusTimeout. One
+// that was sent ends with its answer.
+func (c *Client) Cancel(ct *Control) {
+	var fx effects
+	c.mu.Lock()
+	if i := slices.Index(c.ctl, ct); i >= 0 {
+		c.ctl = slices.Delete(c.ctl, i, i+1)
+		fx.finishCtl(ct, block.StatusTimeout)
 	}
 	c.unlock(&fx)
 }
@@ -73,8 +86,11 @@ type Volume struct {
 	acked       uint64 // writes acknowledged that a flush must still cover
 	durable     uint64 // of these, covered by a good flush
 	stats       Stats
-	lost        bool // the next flush must fail
-	late        bool // writes in flight may not be sent again
+	opening     *Control           // under way or waiting to be sent
+	closed      func(block.Status) // of CloseVolume, until it is called
+	told        bool               // the target, of the end
+	lost        bool               // the next flush must fail
+	late        bool               // writes in flight may not be sent again
 }
 
 // OpenVolume adds a volume; it is opened at once or when a session begins.
@@ -193,7 +209,12 @@ func (c *Client) reopen(v *Volume, fx *effects) {
 	if v.state == volClosed {
 		return
 	}
-	v.state = volOpening
+	v.state, v.opening = volOpening, nil
+	for _, q := range c.leaving {
+		if q.Name() == v.Name() {
+			return // its close and this open must not meet at the target: gone opens v
+		}
+	}
 	o := wire.Open{Namespace: []byte(v.namespace), Volume: []byte(v.name)}
 	if v.readOnly {
 		o.Flags |= wire.OpenReadOnly
@@ -202,9 +223,10 @@ func (c *Client) reopen(v *Volume, fx *effects) {
 		o.Flags |= wire.OpenRecover
 	}
 	sess := c.sess.Session
-	c.ctl = append(c.ctl, &Control{Op: wire.OpOpen, Payload: o.Append(nil), Done: func(ct *Control) {
+	v.opening = &Control{Op: wire.OpOpen, Payload: o.Append(nil), Done: func(ct *Control) {
 		v.openDone(ct, sess)
-	}})
+	}}
+	c.ctl = append(c.ctl, v.opening)
 	c.pump(fx)
 }
 
@@ -213,8 +235,19 @@ func (v *Volume) openDone(ct *Control, sess wire.ID) {
 	c := v.client
 	var fx effects
 	c.mu.Lock()
-	if c.sess.Session == sess && v.state == volOpening && ct.Status != block.StatusUnknown {
-		c.opened(v, ct, &fx)
+	if c.sess.Session == sess && v.opening == ct && ct.Status != block.StatusUnknown {
+		v.opening = nil
+		var o wire.OpenResponse
+		switch {
+		case v.state == volOpening:
+			c.opened(v, ct, &fx)
+		case v.state == volClosed && ct.Status == block.StatusOK && o.Parse(ct.Reply) == nil:
+			v.handle = o.Handle
+			c.tellClosed(v)
+			c.pump(&fx)
+		case v.state == volClosed:
+			c.gone(v, block.StatusOK, &fx)
+		}
 	}
 	c.unlock(&fx)
 }
@@ -262,14 +295,23 @@ func (c *Client) sortReplay(v *Volume, fx *effects) {
 		}
 	}
 	if told {
-		v.told(fx)
+		c.reported(v, fx)
 	}
 }
 
-// told notes that a failed flush has reported the loss.
-func (v *Volume) told(fx *effects) {
+// reported notes that a failed flush has reported the loss. Those that wait
+// were submitted before anybody knew, perhaps by somebody else: they fail too.
+func (c *Client) reported(v *Volume, fx *effects) {
 	v.lost, v.durable, v.vouched = false, v.acked, v.incarnation
 	fx.vols = append(fx.vols, v)
+	q := v.wait.Take()
+	for r := c.pop(&q); r != nil; r = c.pop(&q) {
+		if r.Op == block.OpFlush {
+			fx.finish(r, block.StatusLost)
+		} else {
+			c.push(&v.wait, r)
+		}
+	}
 }
 
 // afterReplay tells the target that all has been sent again, once it has.
@@ -346,21 +388,70 @@ func (c *Client) CloseVolume(v *Volume, force bool, done func(block.Status)) {
 	if !tell && v.opened && v.state != volFailed && v.state != volClosed && c.failed == block.StatusOK {
 		st = block.StatusUnknown
 	}
-	v.state = volClosed
-	c.failVolume(v, block.StatusClosed, &fx)
-	for i, q := range c.volumes {
-		if q == v {
-			c.volumes = append(c.volumes[:i], c.volumes[i+1:]...)
-			break
-		}
+	if i := slices.Index(c.ctl, v.opening); v.opening != nil && i >= 0 { // not sent
+		c.ctl = slices.Delete(c.ctl, i, i+1)
+		v.opening = nil
 	}
-	if tell {
-		c.ctl = append(c.ctl, &Control{Op: wire.OpClose, Volume: v.handle, Done: func(ct *Control) { done(ct.Status) }})
-		c.pump(&fx)
+	v.state, v.closed = volClosed, done
+	c.failVolume(v, block.StatusClosed, &fx)
+	c.volumes = slices.DeleteFunc(c.volumes, func(q *Volume) bool { return q == v })
+	switch {
+	case tell:
+		c.leaving = append(c.leaving, v)
+		if v.inflight == 0 {
+			c.tellClosed(v)
+			c.pump(&fx)
+		}
+	case v.opening != nil: // the answer will name a handle to close
+		c.leaving = append(c.leaving, v)
+	default:
+		c.gone(v, st, &fx)
 	}
 	c.unlock(&fx)
-	if !tell {
-		done(st)
+}
+
+// tellClosed closes v at the target. None of its requests is in flight: a copy
+// that is sent afterwards would name a handle that is no longer v's.
+func (c *Client) tellClosed(v *Volume) {
+	if v.told || !slices.Contains(c.leaving, v) {
+		return
+	}
+	v.told = true
+	c.ctl = append(c.ctl, &Control{Op: wire.OpClose, Volume: v.handle, Done: func(ct *Control) {
+		var fx effects
+		c.mu.Lock()
+		c.gone(v, ct.Status, &fx)
+		c.unlock(&fx)
+	}})
+}
+
+// gone ends CloseVolume and opens a volume of the same name that waited.
+func (c *Client) gone(v *Volume, st block.Status, fx *effects) {
+	c.leaving = slices.DeleteFunc(c.leaving, func(q *Volume) bool { return q == v })
+	if done := v.closed; done != nil {
+		v.closed = nil
+		fx.finishCtl(&Control{Done: func(ct *Control) { done(ct.Status) }}, st)
+	}
+	if !c.up || c.failed != block.StatusOK {
+		return
+	}
+	for _, q := range c.volumes {
+		if q.state == volOpening && q.opening == nil && q.Name() == v.Name() {
+			c.reopen(q, fx)
+		}
+	}
+}
+
+// leave ends what waits for the end of the old session, which is there. Closes
+// that were sent or queued have been ended with its control operations.
+func (c *Client) leave(fx *effects) {
+	for len(c.leaving) > 0 {
+		v := c.leaving[0]
+		c.leaving = c.leaving[1:]
+		if done := v.closed; done != nil {
+			v.closed = nil
+			fx.finishCtl(&Control{Done: func(ct *Control) { done(ct.Status) }}, block.StatusUnknown)
+		}
 	}
 }
 

@@ -22,6 +22,7 @@ type Budget struct {
 	mu       sync.Mutex
 	limit    uint64
 	reserved uint64
+	short    atomic.Bool // somebody got less than he asked for
 }
 
 // NewBudget returns a budget of limit bytes.
@@ -38,7 +39,10 @@ func (b *Budget) Reserved() uint64 {
 func (b *Budget) take(n, least uint64) uint64 {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	n = min(n, b.limit-b.reserved)
+	if n > b.limit-b.reserved {
+		n = b.limit - b.reserved
+		b.short.Store(true)
+	}
 	if n < least {
 		return 0
 	}
@@ -63,6 +67,7 @@ type Window struct {
 	bytes    uint64 // granted
 	reserved uint64 // taken from the budget, >= bytes
 	grant    uint32
+	most     uint64 // bytes; what it may grow to while others are short
 
 	now    atomic.Uint64 // bytes<<32 | grant, for the hot path
 	shrunk atomic.Bool   // reserved is more than bytes
@@ -73,7 +78,7 @@ func NewWindow(b *Budget) *Window {
 	if b.take(IdleWindow, IdleWindow) == 0 {
 		return nil
 	}
-	w := &Window{budget: b, bytes: IdleWindow, reserved: IdleWindow, grant: 1}
+	w := &Window{budget: b, bytes: IdleWindow, reserved: IdleWindow, grant: 1, most: MaxWindow}
 	w.publish()
 	return w
 }
@@ -115,8 +120,11 @@ func (w *Window) Heard(want, acked uint32) {
 		w.budget.give(w.reserved - w.bytes)
 		w.reserved = w.bytes
 	}
-	if uint64(want) > w.bytes && w.bytes < MaxWindow {
-		goal := min(max(uint64(want), 2*w.bytes, wire.MaxPayload), MaxWindow)
+	if uint64(want) > w.bytes && w.most < MaxWindow {
+		w.budget.short.Store(true) // or his share would be gone before the next one asks
+	}
+	if uint64(want) > w.bytes && w.bytes < w.most {
+		goal := min(max(uint64(want), 2*w.bytes, wire.MaxPayload), w.most)
 		if goal > w.reserved {
 			w.reserved += w.budget.take(goal-w.reserved, 4096)
 		}
@@ -153,6 +161,18 @@ func (w *Window) Orphan() {
 	}
 	w.budget.give(w.reserved - IdleWindow)
 	w.bytes, w.reserved = IdleWindow, IdleWindow
+	w.grant++
+	w.publish()
+}
+
+// Share bounds the window to most bytes while others are short of credit.
+func (w *Window) Share(most uint64) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.most = most; w.budget == nil || w.bytes <= most {
+		return
+	}
+	w.bytes = most
 	w.grant++
 	w.publish()
 }

@@ -3,6 +3,7 @@
 package session
 
 import (
+	"slices"
 	"sync"
 	"time"
 )
@@ -20,11 +21,17 @@ const GracePeriod = 2 * time.Second
 // write. So all writers on record send again before anybody writes anew; one
 // that comes later than the grace is told so and its W1 is never executed.
 //
+// That somebody is late must outlive the next restart too: he would be on
+// record again, send W1, and overwrite W2. So before anybody writes anew the
+// late ones are taken off the record, durably (Late, Recorded), and come back
+// onto it only when they have reclaimed.
+//
 // A writer that is alone on record waits for nobody and may come as late as it
 // likes, until somebody else wants to write.
 type Grace struct {
 	mu       sync.Mutex
 	pending  map[string]bool // on record, not yet back
+	late     []string        // no longer pending, but still on record
 	replays  int             // writes sent again that execute now
 	deadline time.Duration
 }
@@ -73,8 +80,9 @@ func (g *Grace) Reclaimed(nexus string) {
 }
 
 // Open reports whether the nexus, which has reclaimed, may go on: all others
-// on record are back, or the grace is over and nothing they sent again still
-// executes. When the grace is over, asking ends it for those that are late.
+// on record are back, or the grace is over, those that are late are off the
+// record and nothing they sent again still executes. When the grace is over,
+// asking ends it for those that are late.
 func (g *Grace) Open(nexus string, now time.Duration) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -89,10 +97,26 @@ func (g *Grace) Open(nexus string, now time.Duration) bool {
 		for w := range g.pending {
 			if w != nexus {
 				delete(g.pending, w)
+				g.late = append(g.late, w)
 			}
 		}
 	}
-	return g.replays == 0
+	return g.replays == 0 && len(g.late) == 0
+}
+
+// Late returns the writers that have to be taken off the record before anybody
+// may go on.
+func (g *Grace) Late() []string {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return slices.Clone(g.late)
+}
+
+// Recorded says that the record no longer has those that Late returned.
+func (g *Grace) Recorded(late []string) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.late = slices.DeleteFunc(g.late, func(w string) bool { return slices.Contains(late, w) })
 }
 
 // Waiting returns the writers that are on record and not yet back.

@@ -63,6 +63,13 @@ func TestGrace(t *testing.T) {
 					g.Reclaimed(who)
 				case '?':
 					got = g.Open(who, now)
+					if late := g.Late(); len(late) > 0 {
+						if got {
+							t.Fatalf("at %v %q: goes on while %v are on record", now-start, word, late)
+						}
+						g.Recorded(late)
+						got = g.Open(who, now)
+					}
 				default:
 					t.Fatalf("word %q", word)
 				}

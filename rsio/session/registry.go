@@ -185,6 +185,15 @@ func (t *Sessions) Sweep() {
 			t.remove(s)
 		}
 	}
+	// Nobody starves because others came first: while somebody is short, no
+	// window is larger than an equal share, with one share left for a newcomer.
+	most := uint64(MaxWindow)
+	if t.budget.short.Swap(false) {
+		most = min(most, max(t.budget.limit/uint64(len(t.byID)+1)&^4095, IdleWindow))
+	}
+	for _, s := range t.byID {
+		s.Window.Share(most)
+	}
 }
 
 // All returns the sessions in no order.

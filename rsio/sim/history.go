@@ -19,6 +19,7 @@ type op struct {
 	fua    bool
 	block  int
 	start  time.Duration
+	sent   time.Duration // write: when its first frame was queued
 	end    time.Duration // when its outcome was told, or it became impossible
 	status block.Status
 	value  uint64 // read: the id of the write it saw, 0 for none
@@ -37,12 +38,12 @@ type history struct {
 	open   map[string][]*op // per host: in flight, or of a process that died
 	dead   map[string][]*op // of dead processes, until the successor is in
 	losses []time.Duration
-	// restart is when the target last started, newest the acknowledged write
-	// to each block that was submitted last.
-	restart time.Duration
-	newest  [nBlocks]*op
-	lost    []*op // flushes that said so
-	result  Result
+	// restarts is when the target started, newest the acknowledged write to
+	// each block that was submitted last.
+	restarts []time.Duration
+	newest   [nBlocks]*op
+	lost     []*op // flushes that said so
+	result   Result
 }
 
 func newHistory(w *World) *history {
@@ -111,6 +112,13 @@ func (h *history) sessionBegins(host string) {
 	h.dead[host] = nil
 }
 
+// queued notes that a frame of a write was given to a connection.
+func (h *history) queued(id uint64) {
+	if o := h.byID[id]; o != nil && o.sent == 0 {
+		o.sent = h.w.now
+	}
+}
+
 // executed is called at the moment a write changes the disk.
 func (h *history) executed(id uint64, b int, nexus string, replay bool) {
 	o := h.byID[id]
@@ -124,12 +132,22 @@ func (h *history) executed(id uint64, b int, nexus string, replay bool) {
 	// A write that was in flight when the target restarted is older than all
 	// that were submitted since; once one of those is acknowledged it must
 	// not execute any more.
-	if w := h.newest[b]; replay && w != nil && w.start > h.restart && o.start < h.restart {
+	if w := h.newest[b]; replay && w != nil && w.start > h.restartAfter(o.sent) {
 		h.w.fail("P3: write %d of %s to block %d, sent again after the restart, executed after newer write %d of %s was acknowledged",
 			id, nexus, b, w.id, w.host)
 	}
 	o.executed, o.ran, o.replayed = h.w.now, true, replay
 	h.w.trace("disk: block %d = %d", b, id)
+}
+
+// restartAfter returns when the target first started after t.
+func (h *history) restartAfter(t time.Duration) time.Duration {
+	for _, r := range h.restarts {
+		if r > t {
+			return r
+		}
+	}
+	return never
 }
 
 func (h *history) powerLoss() { h.losses = append(h.losses, h.w.now) }
@@ -206,7 +224,7 @@ func (h *history) mayBeLost(w, r *op, flushes []*op) bool {
 // said that w may be lost: f then promises nothing about w.
 func (h *history) told(w, f *op) bool {
 	for _, l := range h.lost {
-		if l.host == w.host && l.end > w.end && l.end <= f.end {
+		if l.host == w.host && l.end > w.end && l.end <= f.start {
 			return true
 		}
 	}

@@ -3,8 +3,10 @@
 package sim
 
 import (
+	"encoding/binary"
 	"time"
 
+	"rsio/rsio/block"
 	"rsio/rsio/netio"
 )
 
@@ -122,6 +124,9 @@ func (p *port) Send(o *netio.Out) bool {
 		return false
 	}
 	p.queue = append(p.queue, o)
+	if block.Op(o.Head[3]) == block.OpWrite {
+		p.c.w.hist.queued(binary.BigEndian.Uint64(o.Body))
+	}
 	return true
 }
 

@@ -66,7 +66,7 @@ func (r rngReader) Read(p []byte) (int, error) {
 func (s *server) start() {
 	s.starts++
 	s.run, s.up = s.starts, true
-	s.w.hist.restart = s.w.now
+	s.w.hist.restarts = append(s.w.hist.restarts, s.w.now)
 	_, _ = rngReader{s.w}.Read(s.instance[:]) // cannot fail
 	s.budget = session.NewBudget(4 << 20)
 	s.srv = make(map[*session.Session]*srvSession)
@@ -389,7 +389,6 @@ func (s *server) control(ss *srvSession, hd wire.Header, payload []byte) {
 			s.w.fail("server: open: %v", err)
 			return
 		}
-		s.writers[ss.s.Nexus] = true
 		r := wire.OpenResponse{Handle: 7, Incarnation: s.incarn, Replay: wire.ReplayNone, Info: block.Info{Size: volSize, BlockSize: blockLen,
 			MaxLen: block.MaxLen, MaxZero: block.MaxZero, Features: block.CanFlush | block.CanFUA}}
 		if o.Flags&wire.OpenRecover != 0 {
@@ -406,10 +405,18 @@ func (s *server) control(ss *srvSession, hd wire.Header, payload []byte) {
 			if s.run != run || !s.up {
 				return
 			}
-			if s.frozen || !s.grace.Open(ss.s.Nexus, s.w.now) {
+			open := !s.frozen && s.grace.Open(ss.s.Nexus, s.w.now)
+			if late := s.grace.Late(); !s.frozen && len(late) > 0 {
+				for _, n := range late {
+					delete(s.writers, n)
+				}
+				s.grace.Recorded(late)
+			}
+			if !open {
 				s.w.after(5*time.Millisecond, poll)
 				return
 			}
+			s.writers[ss.s.Nexus] = true
 			finish(block.StatusOK, nil)
 		}
 		poll()

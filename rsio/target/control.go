@@ -147,13 +147,14 @@ func (s *sess) execute(d wire.Header, payload []byte) {
 	}
 }
 
-// open opens a volume for the session. Who may write is on record, durably,
-// before the answer.
+// open opens a volume for the session.
 func (s *sess) open(payload []byte) ([]byte, error) {
 	var o wire.Open
 	if err := o.Parse(payload); err != nil {
 		return nil, block.StatusProtocol
 	}
+	s.opening.Lock()
+	defer s.opening.Unlock()
 	v := s.t.find(string(o.Namespace), string(o.Volume))
 	if v == nil {
 		return nil, block.StatusNotFound
@@ -171,12 +172,6 @@ func (s *sess) open(payload []byte) ([]byte, error) {
 			return nil, block.StatusBusy
 		}
 	}
-	if !h.readOnly {
-		if err := v.recordWriter(s.Nexus); err != nil {
-			s.t.opt.Events.Add(audit.Error, v.name(), "recording the writer "+s.Nexus+": "+err.Error())
-			return nil, err
-		}
-	}
 	info := h.dev.Info()
 	info.ReadOnly = info.ReadOnly || h.readOnly
 	info.Features &^= block.NeverBlocks
@@ -192,6 +187,8 @@ func (s *sess) open(payload []byte) ([]byte, error) {
 }
 
 func (s *sess) closeHandle(id uint32) error {
+	s.opening.Lock()
+	defer s.opening.Unlock()
 	h := s.handle(id)
 	if h == nil {
 		return block.StatusNotFound
@@ -226,10 +223,27 @@ func (s *sess) reclaim(d wire.Header) {
 	s.t.mu.Unlock()
 }
 
-// try answers if the grace is over for the session.
+// try answers if the grace is over for the session. Who may write is on
+// record, durably, before the answer, and not earlier: somebody who is late
+// and has not taken the answer to his open yet must not be taken for a writer
+// that may send again after the next restart.
 func (r *reclaim) try(now time.Duration) bool {
-	if !r.h.readOnly && !r.h.v.grace.Open(r.s.Nexus, now) {
-		return false
+	v := r.h.v
+	r.s.opening.Lock()
+	defer r.s.opening.Unlock()
+	if r.s.handle(r.h.id) != r.h { // closed meanwhile: it is off the record and stays so
+		r.s.answer(r.d, session.Answer{Status: block.StatusNotFound})
+		return true
+	}
+	if !r.h.readOnly {
+		if !v.mayWrite(r.s.Nexus, now) {
+			return false
+		}
+		if err := v.recordWriter(r.s.Nexus); err != nil {
+			r.s.t.opt.Events.Add(audit.Error, v.name(), "recording the writer "+r.s.Nexus+": "+err.Error())
+			r.s.answer(r.d, session.Answer{Status: statusOf(err)})
+			return true
+		}
 	}
 	r.h.ready.Store(true)
 	r.s.answer(r.d, session.Answer{})

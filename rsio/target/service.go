@@ -168,29 +168,38 @@ func (v *volume) recordSize(size uint64) error {
 // grow changes the store first: a crash in between leaves the smaller size on
 // record, never one that the store does not have.
 func (v *volume) grow(size uint64) error {
-	if _, err := v.open(); err != nil {
+	dev, err := v.open()
+	if err != nil {
 		return err
 	}
 	defer v.release()
-	if err := v.graph.Resize(size); err != nil {
+	if err := dev.(*stack.Graph).Resize(size); err != nil { // not v.graph: it may be deleted meanwhile
 		return err
 	}
 	return v.recordSize(size)
 }
 
-// shrink cuts a file that nobody has open, the record first.
+// shrink cuts a file that nobody has open or is on record as writing (he may be
+// parked), the record first.
 func (v *volume) shrink(size uint64) error {
-	if v.rec.Kind != "file" {
-		return fmt.Errorf("a volume of kind %s cannot shrink", v.rec.Kind)
-	}
 	v.mu.Lock()
-	users, g := v.users, v.graph
-	if users == 0 {
-		v.graph = nil
+	rec, users, g, cut := v.rec, v.users, v.graph, v.cut
+	if free := users == 0 && len(rec.Writers) == 0 && rec.Kind == "file" && !cut; free {
+		v.graph, v.cut = nil, true
+		defer func() {
+			v.mu.Lock()
+			v.cut = false
+			v.mu.Unlock()
+		}()
 	}
 	v.mu.Unlock()
-	if users > 0 {
+	switch {
+	case rec.Kind != "file":
+		return fmt.Errorf("a volume of kind %s cannot shrink", rec.Kind)
+	case users > 0 || cut:
 		return api.Errorf(api.Exists, "volume resize", v.name(), "it is open, and what uses it may write behind the new end", "detach it first")
+	case len(rec.Writers) > 0:
+		return api.Errorf(api.Exists, "volume resize", v.name(), fmt.Sprintf("%v are on record as writing it", rec.Writers), "detach it there")
 	}
 	if g != nil {
 		if err := g.Close(context.Background()); err != nil {
@@ -216,7 +225,7 @@ func (t *Target) VolumeDelete(namespace, name string, force bool) error {
 	if w := v.record().Writers; len(w) > 0 && !force {
 		return api.Errorf(api.Exists, op, v.name(), fmt.Sprintf("%v are on record as writing it", w), "detach it there, or give --force")
 	}
-	if err := t.reg.Delete(v.rec.Namespace, v.rec.Name); err != nil {
+	if err := t.reg.Delete(v.ns, v.vol); err != nil {
 		return api.Wrap(err, api.Failed, op, v.name(), "")
 	}
 	t.mu.Lock()
@@ -242,7 +251,7 @@ func (t *Target) OpenDevice(ctx context.Context, namespace, name string, write b
 	if err != nil {
 		return nil, nil, api.Wrap(err, api.Failed, "open", v.name(), "")
 	}
-	for write && !v.grace.Open("", netio.Now()) {
+	for write && !v.mayWrite("", netio.Now()) {
 		select {
 		case <-ctx.Done():
 			v.release()

@@ -29,10 +29,12 @@ type sess struct {
 	active atomic.Bool  // a request came since the last look
 
 	mu      sync.Mutex
-	handles atomic.Pointer[[]*handle] // replaced as a whole under mu; index is the handle
+	handles atomic.Pointer[[]*handle] // replaced as a whole under mu; index is the handle modulo MaxHandles
 	free    *task
 	nfree   int
 	ended   bool
+	opens   uint32     // handles ever given
+	opening sync.Mutex // one open or close at a time
 }
 
 // handle is a volume that a session has open.
@@ -98,10 +100,11 @@ func (s *sess) paths() []string {
 // handle returns an open volume of the session, or nil.
 func (s *sess) handle(id uint32) *handle {
 	list := *s.handles.Load()
-	if id >= uint32(len(list)) {
+	i := id % MaxHandles
+	if i >= uint32(len(list)) || list[i] == nil || list[i].id != id {
 		return nil
 	}
-	return list[id]
+	return list[i]
 }
 
 // empty reports whether the session has no volume open.
@@ -130,7 +133,7 @@ func (s *sess) addHandle(h *handle) bool {
 	list := append([]*handle(nil), *s.handles.Load()...)
 	for i, old := range list {
 		if old == nil {
-			h.id = uint32(i)
+			h.id = s.newID(i)
 			list[i] = h
 			s.handles.Store(&list)
 			return true
@@ -139,17 +142,26 @@ func (s *sess) addHandle(h *handle) bool {
 	if len(list) >= MaxHandles || s.ended {
 		return false
 	}
-	h.id = uint32(len(list))
+	h.id = s.newID(len(list))
 	list = append(list, h)
 	s.handles.Store(&list)
 	return true
+}
+
+// newID makes the handle of index i. It is not one that was closed: a frame or
+// an event that was long under way and names that one must not meet another
+// volume. s.mu is held.
+func (s *sess) newID(i int) uint32 {
+	id := s.opens*MaxHandles + uint32(i)
+	s.opens++
+	return id
 }
 
 func (s *sess) removeHandle(id uint32) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	list := append([]*handle(nil), *s.handles.Load()...)
-	list[id] = nil
+	list[id%MaxHandles] = nil
 	s.handles.Store(&list)
 }
 

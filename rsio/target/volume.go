@@ -30,11 +30,15 @@ type volume struct {
 	grace *session.Grace
 	stats counters
 
-	mu    sync.Mutex // serialises opening, closing, resizing, deleting
-	rec   registry.Volume
-	graph *stack.Graph // nil while nobody uses it
-	users int
-	gone  bool
+	ns, vol, uuid string // as in rec, never change
+
+	change sync.Mutex // around a change of the record, here and in the registry
+	mu     sync.Mutex // serialises opening, closing, resizing, deleting
+	rec    registry.Volume
+	graph  *stack.Graph // nil while nobody uses it
+	users  int
+	gone   bool
+	cut    bool // being shrunk: cannot be opened
 
 	failed atomic.Pointer[string] // why the store failed
 	full   atomic.Int64           // when it was last said that the pool is full, ns
@@ -66,12 +70,12 @@ func (c *counters) count(op block.Op, n uint32, st block.Status) {
 }
 
 func newVolume(t *Target, rec registry.Volume, now time.Duration) *volume {
-	return &volume{t: t, rec: rec, grace: session.NewGrace(rec.Writers, now)}
+	return &volume{t: t, ns: rec.Namespace, vol: rec.Name, uuid: rec.UUID, rec: rec, grace: session.NewGrace(rec.Writers, now)}
 }
 
-func (v *volume) name() string { return key(v.rec.Namespace, v.rec.Name) }
+func (v *volume) name() string { return key(v.ns, v.vol) }
 
-func (v *volume) path() string { return filepath.Join(v.t.volumeDir(), v.rec.UUID+".img") }
+func (v *volume) path() string { return filepath.Join(v.t.volumeDir(), v.uuid+".img") }
 
 func (v *volume) spec() stack.Spec {
 	return stack.Spec{Kind: v.rec.Kind, Path: v.path(), Size: v.rec.Size, Direct: v.rec.Direct, Layers: v.rec.Layers}
@@ -83,6 +87,9 @@ func (v *volume) open() (block.Device, error) {
 	defer v.mu.Unlock()
 	if v.gone {
 		return nil, block.StatusNotFound
+	}
+	if v.cut {
+		return nil, block.StatusBusy
 	}
 	if v.graph == nil {
 		g, err := stack.Open(v.spec(), stack.Hooks{OnFail: v.storeFailed})
@@ -125,7 +132,7 @@ func (v *volume) storeFailed(cause error) {
 	why := cause.Error()
 	v.failed.Store(&why)
 	v.t.opt.Events.Add(audit.Error, v.name(), "the store failed and takes no more writes: "+why)
-	err := v.t.reg.Update(v.rec.Namespace, v.rec.Name, func(r *registry.Volume) error {
+	err := v.update(func(r *registry.Volume) error { // also here: a session that opens it anew must see it
 		r.Incarnation++
 		return nil
 	})
@@ -178,12 +185,35 @@ func (v *volume) dropWriter(nexus string) error {
 	})
 }
 
+// mayWrite is Grace.Open that takes those that are late off the record first.
+func (v *volume) mayWrite(nexus string, now time.Duration) bool {
+	if v.grace.Open(nexus, now) {
+		return true
+	}
+	late := v.grace.Late()
+	if len(late) == 0 {
+		return false
+	}
+	err := v.update(func(r *registry.Volume) error {
+		r.Writers = slices.DeleteFunc(r.Writers, func(w string) bool { return slices.Contains(late, w) })
+		return nil
+	})
+	if err != nil {
+		v.t.opt.Events.Add(audit.Error, v.name(), fmt.Sprintf("taking %v off the record of writers: %v", late, err))
+		return false
+	}
+	v.grace.Recorded(late)
+	return v.grace.Open(nexus, now)
+}
+
 // update changes the record durably and then what is known of it here.
 func (v *volume) update(fn func(*registry.Volume) error) error {
-	if err := v.t.reg.Update(v.rec.Namespace, v.rec.Name, fn); err != nil {
+	v.change.Lock()
+	defer v.change.Unlock()
+	if err := v.t.reg.Update(v.ns, v.vol, fn); err != nil {
 		return err
 	}
-	rec, err := v.t.reg.Get(v.rec.Namespace, v.rec.Name)
+	rec, err := v.t.reg.Get(v.ns, v.vol)
 	if err != nil {
 		return err
 	}
