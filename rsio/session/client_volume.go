@@ -347,7 +347,7 @@ func (c *Client) Resized(handle uint32, size uint64) {
 	var fx effects
 	c.mu.Lock()
 	for _, v := range c.volumes {
-		if v.handle == handle && v.current() {
+		if v.handle == handle && v.current() && v.info.Size != size {
 			v.info.Size = size
 			fx.vols = append(fx.vols, v)
 			fx.event("info", v.Name(), fmt.Sprintf("has %d bytes now", size))

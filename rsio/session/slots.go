@@ -86,6 +86,18 @@ func (s *Slots) Claim(h *wire.Header, path uint) (Verdict, Answer) {
 	return v, a
 }
 
+// Executing reports whether h is a copy of the request that executes in its
+// slot now: whatever becomes of that, this copy will not be executed as new.
+func (s *Slots) Executing(h *wire.Header) bool {
+	if int(h.Slot) >= len(s.slots) {
+		return false
+	}
+	sl := &s.slots[h.Slot]
+	sl.mu.Lock()
+	defer sl.mu.Unlock()
+	return sl.running && sl.seq == h.Seq
+}
+
 func (sl *slot) claim(h *wire.Header, path uint) Verdict {
 	bit := uint64(1) << path
 	switch {

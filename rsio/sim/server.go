@@ -228,6 +228,9 @@ func (s *server) request(c *conn, h *wire.Header, payload []byte) {
 	}
 	ss.s.Window.Heard(h.Window, h.Grant)
 	cost := uint64(wire.Cost(h.Op, h.Len))
+	if ss.s.Executing(h) {
+		cost = 0 // a copy of what executes takes no memory
+	}
 	ss.used += cost
 	if limit := ss.s.Window.Reserved(); ss.used > limit && !wire.IsControl(h.Op) {
 		s.w.fail("P11: %s has %d bytes in flight, granted %d", ss.s.Nexus, ss.used, limit)

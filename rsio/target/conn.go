@@ -142,6 +142,9 @@ func (c *conn) ping(h *wire.Header) {
 // request takes one request of the data path: payload, slot, device.
 func (c *conn) request(h *wire.Header) error {
 	s := c.s
+	if s.Executing(h) {
+		return c.duplicate(h)
+	}
 	cost := int64(wire.Cost(h.Op, h.Len))
 	if err := s.reserve(c, cost); err != nil {
 		return err
@@ -180,6 +183,49 @@ func (c *conn) request(h *wire.Header) error {
 	}
 	t.release()
 	return wire.ErrSequence
+}
+
+// duplicate takes a copy of a request that executes. It needs no memory, and
+// takes no credit: the initiator has taken that back with the path on which the
+// first copy came. The interleaving: requests that fill the window hang in the
+// disk, their path dies, they are sent again on another one. If they waited
+// for credit there, which only the hung ones will give back, no ping of that
+// path would be answered, and it would be closed for silence, again and again.
+func (c *conn) duplicate(h *wire.Header) error {
+	if len(c.nc.Buffered()) < int(h.PayloadLen) {
+		c.endBatch()
+	}
+	if err := transport.SkipPayload(c.nc, h, c.digest); err != nil {
+		return err
+	}
+	v, a := c.s.Claim(h, c.path)
+	switch v {
+	case session.Attached:
+		return nil
+	case session.Refused:
+		return errReplaced
+	case session.Violation, session.Execute: // Execute cannot be: the number was claimed
+		return wire.ErrSequence
+	}
+	t := c.s.getTask() // it ended in this moment
+	t.c, t.cost, t.hdr = c, 0, *h
+	switch v {
+	case session.ReadAgain:
+		t.cost = int64(wire.Cost(h.Op, h.Len))
+		if err := c.s.reserve(c, t.cost); err != nil {
+			c.s.SideDone()
+			t.cost = 0
+			t.release()
+			return err
+		}
+		t.buf = c.buffer(bufLen(h))
+		t.execute(true)
+	case session.Repeat:
+		t.answer(c, a.Status, nil)
+	default:
+		t.answer(c, block.StatusStale, nil)
+	}
+	return nil
 }
 
 // bufLen is the buffer a request needs.

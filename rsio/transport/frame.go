@@ -27,6 +27,27 @@ func ReadPayload(c *netio.Conn, h *wire.Header, dst []byte, digest bool) error {
 	return CheckPayload(h, dst, digest)
 }
 
+// SkipPayload reads the payload of h, throws it away and checks its digest.
+func SkipPayload(c *netio.Conn, h *wire.Header, digest bool) error {
+	sum := uint32(0)
+	for left := int(h.PayloadLen); left > 0; {
+		if err := c.Fill(1); err != nil {
+			return err
+		}
+		b := c.Buffered()
+		b = b[:min(len(b), left)]
+		if digest {
+			sum = wire.DigestMore(sum, b)
+		}
+		left -= len(b)
+		c.Advance(len(b))
+	}
+	if sum != h.PayloadCRC {
+		return wire.ErrPayload
+	}
+	return nil
+}
+
 // CheckPayload compares the digest of a payload.
 func CheckPayload(h *wire.Header, payload []byte, digest bool) error {
 	want := uint32(0)

@@ -58,6 +58,9 @@ var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 // Digest returns the CRC32C of b.
 func Digest(b []byte) uint32 { return crc32.Checksum(b, castagnoli) }
 
+// DigestMore returns the digest of what crc is the digest of, followed by b.
+func DigestMore(crc uint32, b []byte) uint32 { return crc32.Update(crc, castagnoli, b) }
+
 // Put encodes h into b[:HeaderLen]. With digest it fills in the digest of the
 // header; PayloadCRC is taken from h.
 func (h *Header) Put(b []byte, digest bool) {
