@@ -25,9 +25,8 @@ type link struct {
 
 	users int // guarded by Initiator.mu
 
-	mu     sync.Mutex
-	paths  []*path
-	lostAt time.Duration // when the last path was lost, 0 while there is one
+	mu    sync.Mutex
+	paths []*path
 
 	ctx  context.Context // ends with the link; for dialling only
 	stop context.CancelFunc
@@ -99,18 +98,7 @@ func (l *link) tick() {
 // than the policy says. By default it waits for ever.
 func (l *link) checkParked() {
 	limit := l.i.opt.ParkTimeout
-	up := len(l.client.Paths()) > 0
-	l.mu.Lock()
-	now := netio.Now()
-	switch {
-	case up:
-		l.lostAt = 0
-	case l.lostAt == 0:
-		l.lostAt = now
-	}
-	expired := limit > 0 && l.lostAt != 0 && now-l.lostAt > limit
-	l.mu.Unlock()
-	if expired && l.client.Failed() == block.StatusOK {
+	if limit > 0 && l.client.Parked() > limit && l.client.Failed() == block.StatusOK {
 		l.client.GiveUp(block.StatusTimeout, fmt.Sprintf("no path for more than %v", limit))
 	}
 }
@@ -138,6 +126,7 @@ func (l *link) shut() {
 		p.end()
 	}
 	l.wg.Wait()
+	l.client.Close()
 }
 
 // Event passes an event on; session.Events.

@@ -95,7 +95,9 @@ type Client struct {
 	sentBytes   uint64
 	resentBytes uint64
 	lastTick    time.Duration
-	silentAll   bool // all paths lost was reported
+	silentAll   bool          // all paths lost was reported
+	lostAt      time.Duration // when the last path was lost, 0 while there is one
+	inline      block.Finisher
 }
 
 // Established is what a login that made a session returned.
@@ -111,7 +113,7 @@ type Established struct {
 }
 
 // NewClient returns a client without a session.
-func NewClient(cfg Config) *Client { return &Client{cfg: cfg} }
+func NewClient(cfg Config) *Client { return &Client{cfg: cfg, lostAt: cfg.Now()} }
 
 // cslot is a slot at the initiator.
 type cslot struct {
@@ -258,6 +260,20 @@ func (c *Client) Why() string {
 	return c.why
 }
 
+// Parked returns for how long there has been no path.
+func (c *Client) Parked() time.Duration {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.lostAt == 0 {
+		return 0
+	}
+	return c.cfg.Now() - c.lostAt
+}
+
+// Close waits for completions that are still being delivered. Nothing may be
+// submitted any more.
+func (c *Client) Close() { c.inline.Close() }
+
 // Failed returns why the session was given up, StatusOK if it was not.
 func (c *Client) Failed() block.Status {
 	c.mu.Lock()
@@ -289,7 +305,7 @@ func (c *Client) Begin(e Established) {
 	c.sess, c.up, c.failed, c.failing = e, true, block.StatusOK, false
 	c.digest = e.Features&wire.FeatureDigest != 0
 	c.window, c.grant, c.pending = uint64(e.Window), e.Grant, 0
-	c.inflight, c.busy = 0, 0
+	c.inflight, c.busy, c.lostAt = 0, 0, c.cfg.Now()
 	c.slots = make([]cslot, e.Slots)
 	c.free, c.freeCtl = c.free[:0], c.freeCtl[:0]
 	for i := int(e.Slots) - 1; i >= 0; i-- {

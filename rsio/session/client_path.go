@@ -93,6 +93,7 @@ func (c *Client) PathUp(name string, port Port, sess wire.ID) *Path {
 		p.svc = min(p.svc, q.svc)
 	}
 	c.paths = append(c.paths, p)
+	c.lostAt = 0
 	if c.silentAll {
 		c.silentAll = false
 		fx.event("info", c.cfg.Target, "a path of "+c.cfg.Nexus+" is back, I/O goes on")
@@ -113,6 +114,9 @@ func (c *Client) PathDown(p *Path, reason error) {
 			c.paths = append(c.paths[:i], c.paths[i+1:]...)
 			break
 		}
+	}
+	if len(c.paths) == 0 {
+		c.lostAt = c.cfg.Now()
 	}
 	c.inflight -= p.ghosts
 	p.outstanding -= p.ghosts

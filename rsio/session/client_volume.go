@@ -160,17 +160,17 @@ func (v *Volume) Submit(r *block.Request) {
 	c := v.client
 	var fx effects
 	c.mu.Lock()
-	switch {
-	case v.state == volFailed || v.state == volClosed:
+	if v.state == volFailed || v.state == volClosed {
 		st := v.fail
 		if v.state == volClosed {
 			st = block.StatusClosed
 		}
-		fx.finish(r, st)
-	default:
-		c.push(&v.wait, r)
-		c.pump(&fx)
+		c.mu.Unlock()
+		c.inline.Finish(r, st) // the caller may submit again from its completion
+		return
 	}
+	c.push(&v.wait, r)
+	c.pump(&fx)
 	c.unlock(&fx)
 }
 

@@ -294,6 +294,11 @@ func (c *conn) login() error {
 		}
 		return err
 	}
+	// Others may send on c only now: the answer to the login comes first.
+	c.s.conns[c.path].Store(c)
+	if c.s.Closed() { // replaced in this instant: nobody else will close c
+		return errReplaced
+	}
 	c.t.loggedIn(c)
 	c.news()
 	return sc.SetReadDeadline(time.Time{})
@@ -342,10 +347,6 @@ func (c *conn) admit(l *wire.Login) (block.Status, string) {
 	}
 	c.digest = l.Features&wire.FeatureDigest != 0
 	c.s, c.path = s, path
-	s.conns[path].Store(c)
-	if ss.Closed() { // replaced in this instant: nobody else will close c
-		return block.StatusNoSession, "the session has ended"
-	}
 	return block.StatusOK, ""
 }
 

@@ -81,9 +81,8 @@ func (s *sess) closeConns(why error) {
 }
 
 func (s *sess) dropConn(c *conn) {
-	if s.conns[c.path].CompareAndSwap(c, nil) {
-		s.DropPath(c.path)
-	}
+	s.conns[c.path].CompareAndSwap(c, nil)
+	s.DropPath(c.path)
 }
 
 // paths returns the remote addresses of the session's connections.
