@@ -64,8 +64,16 @@ func (x *Result) row(w io.Writer) {
 	if x.Workload.sequential() {
 		rate = x.MBps
 	}
-	_, _ = fmt.Fprintf(w, "%s\t%.0f\t%.0f%%\t%.2f\t%.0f%%\t%.0f\t%.2f\t%.2f\t%.2f\t\n", x.Contender, rate.Median, 100*rate.Spread,
-		x.ServerUS.Median, 100*x.ServerUS.Spread, x.P99US.Median, x.ClientUS.Median, x.IOPSRatio, x.ServerRatio) // Flush reports it
+	_, _ = fmt.Fprintf(w, "%s\t%.0f\t%s\t%.2f\t%s\t%.0f\t%.2f\t%.2f\t%.2f\t\n", x.Contender, rate.Median, x.spread(rate),
+		x.ServerUS.Median, x.spread(x.ServerUS), x.P99US.Median, x.ClientUS.Median, x.IOPSRatio, x.ServerRatio) // Flush reports it
+}
+
+// spread is a dash for a single sample: nothing is known of it.
+func (x *Result) spread(f Figure) string {
+	if len(x.Samples) < 2 {
+		return "-"
+	}
+	return fmt.Sprintf("%.0f%%", 100*f.Spread)
 }
 
 // warnings says who was not measured.
