@@ -12,18 +12,17 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"rsio/rsio/blocktest"
 )
 
-// need fails if a program is missing, or skips if that is allowed.
+// need ends the test if a program is missing.
 func need(t *testing.T, program string) {
 	t.Helper()
 	if _, err := exec.LookPath(program); err == nil {
 		return
 	}
-	if os.Getenv("RSIO_ALLOW_MISSING") == "1" {
-		t.Skipf("NOT CHECKED: %s is not installed", program)
-	}
-	t.Fatalf("%s is not installed; RSIO_ALLOW_MISSING=1 skips what needs it", program)
+	blocktest.Missing(t, "program "+program+" (make deps installs it)")
 }
 
 // run runs a program and returns what it printed.

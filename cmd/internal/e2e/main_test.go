@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 	"strconv"
 	"testing"
+
+	"rsio/rsio/blocktest"
 )
 
 // binDir holds the programs under test: RSIO_BIN, or a build of this tree.
@@ -54,13 +56,12 @@ func rounds(ci int) int {
 	return ci
 }
 
-// need fails the test if a program is missing, or says aloud that it did not
-// check if RSIO_ALLOW_MISSING is set.
+// need ends the test if a program is missing.
 func need(t *testing.T, programs ...string) {
 	t.Helper()
 	for _, p := range programs {
 		if _, err := exec.LookPath(p); err != nil {
-			missing(t, "program "+p+" (make deps installs it)")
+			blocktest.Missing(t, "program "+p+" (make deps installs it)")
 		}
 	}
 }
@@ -68,15 +69,6 @@ func need(t *testing.T, programs ...string) {
 func needRoot(t *testing.T) {
 	t.Helper()
 	if os.Geteuid() != 0 {
-		missing(t, "root, for network namespaces")
+		blocktest.NotChecked(t, "it needs root, for network namespaces and mounts")
 	}
-}
-
-func missing(t *testing.T, what string) {
-	t.Helper()
-	if os.Getenv("RSIO_ALLOW_MISSING") == "" {
-		t.Fatalf("%s needs %s", t.Name(), what)
-	}
-	fmt.Fprintf(os.Stderr, "NOT CHECKED: %s: it needs %s\n", t.Name(), what)
-	t.Skipf("NOT CHECKED: it needs %s", what)
 }
