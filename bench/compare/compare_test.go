@@ -111,7 +111,7 @@ func TestReport(t *testing.T) {
 // that has to be said, and everything has to be gone afterwards.
 func TestMissing(t *testing.T) {
 	if testing.Short() {
-		t.Skip("starts servers")
+		blocktest.NotChecked(t, "it starts servers, which -short leaves out; make test runs it")
 	}
 	for _, name := range []string{"fio", "nbdkit", "qemu-nbd", "nbd-server"} {
 		if _, err := exec.LookPath(name); err != nil {

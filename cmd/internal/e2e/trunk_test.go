@@ -8,13 +8,15 @@ import (
 	"os"
 	"strings"
 	"testing"
+
+	"rsio/rsio/blocktest"
 )
 
 // TestTrunk measures what a second link brings: `make trunk`. It judges nothing,
 // since speed depends on the machine.
 func TestTrunk(t *testing.T) {
 	if os.Getenv("RSIO_TRUNK") == "" {
-		t.Skip("NOT CHECKED here: throughput over two links, see make trunk")
+		blocktest.NotChecked(t, "throughput over two links is measured, not judged: make trunk")
 	}
 	needRoot(t)
 	need(t, "tc", "fio", "nsenter")
