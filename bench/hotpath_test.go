@@ -44,6 +44,7 @@ func (frontend) Clients(string) int     { return 0 }
 func (frontend) Close(string)           {}
 func (frontend) URI(name string) string { return name }
 func (frontend) Addresses() []string    { return nil }
+func (frontend) Fence(string)           {}
 
 // stack starts a target and an initiator and returns the attached volume.
 func stack(t testing.TB, dir, kind, network string, paths int) block.Device {

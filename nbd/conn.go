@@ -50,6 +50,7 @@ type conn struct {
 	batched    int // reply bytes since the last flush
 	probed     bool
 	submitting *slot
+	rights     rights
 
 	parsing atomic.Bool  // the reader will flush what is queued
 	out     atomic.Int64 // slots taken and not back

@@ -25,7 +25,7 @@ func (c *conn) fill(n int) error {
 func (c *conn) loop() error {
 	c.resume()
 	for {
-		if err := c.fill(c.reqLen); err != nil {
+		if err := c.awaitRequest(); err != nil {
 			return err
 		}
 		h, err := parseRequest(c.nc.Buffered(), c.ext)

@@ -210,6 +210,7 @@ func (s *Server) open(c *conn, name string) (*Export, error) {
 			e.release()
 			return nil, block.StatusClosed
 		case same:
+			c.rights.now = e.info().Right // after c.export is set: a fence from here on finds it
 			return e, nil
 		}
 		e.release()

@@ -180,7 +180,7 @@ func (s *slot) Sent(*netio.Out, error) { s.c.release(s) }
 func (s *slot) submit(i block.Info, op block.Op, off uint64, n uint32, b []byte) {
 	r := &s.req
 	r.Op, r.Flags, r.Depth, r.N = op, s.blockFlags(op), 0, 0
-	r.Off, r.Len, r.Buf = off, n, b
+	r.Off, r.Len, r.Buf, r.Right = off, n, b, s.c.rights.request
 	r.Next, r.Parent = nil, nil
 	if st := block.Check(i, r); st != block.StatusOK {
 		block.Finish(r, st)

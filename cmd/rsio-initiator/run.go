@@ -161,6 +161,9 @@ func (e *exports) URI(name string) string {
 // Addresses returns where NBD is served.
 func (e *exports) Addresses() []string { return e.addrs }
 
+// Fence says that the right of an attachment's nexus is another one.
+func (e *exports) Fence(name string) { e.srv.Fence(name) }
+
 // Clients returns how many connections an attachment has.
 func (e *exports) Clients(name string) int { return e.srv.Stats().Exports[name] }
 

@@ -81,16 +81,18 @@ func (c *config) run(ctx context.Context) error {
 		return err
 	}
 	events := audit.New(daemon.Logger(os.Stderr))
-	t, err := target.New(target.Options{Dir: c.Data, Name: c.Name, Insecure: c.Insecure, Budget: budget, Version: daemon.Version(), Events: events})
+	trail := audit.NewTrail(filepath.Join(c.Data, auditName))
+	t, err := target.New(target.Options{Dir: c.Data, Name: c.Name, Insecure: c.Insecure, Budget: budget, Version: daemon.Version(), Events: events,
+		Gate: gate(trail)})
 	if err != nil {
 		return err
 	}
 	handler := admin.NewTargetHandler(t)
-	t.SetAdmin(func(_ string, call []byte) []byte {
+	t.SetAdmin(func(ctx context.Context, caller api.Caller, call []byte) []byte {
 		var a api.Call
 		reply := api.Reply{Code: 400}
 		if json.Unmarshal(call, &a) == nil {
-			reply = admin.Call(handler, a)
+			reply = admin.Call(ctx, handler, caller, a)
 		}
 		out, _ := json.Marshal(reply) // plain fields cannot fail
 		return out
@@ -101,6 +103,7 @@ func (c *config) run(ctx context.Context) error {
 		return errors.Join(err, t.Close(ctx))
 	}
 	srv := nbd.NewServer(nbd.Options{Exports: &exports{t: t, nexus: c.Name + "/nbd"}})
+	t.SetFence(func(namespace, volume string) { srv.Fence(exportName(api.Volume{Namespace: namespace, Name: volume})) })
 	g := daemon.NewGroup()
 	for _, l := range portals {
 		g.Go(func() error { return t.Serve(l.Listener, l.Addr) })
@@ -162,7 +165,7 @@ func (e *exports) Open(name string) (*nbd.Export, error) {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 2*session.GracePeriod)
 	defer cancel()
-	dev, done, err := e.t.OpenDevice(ctx, ns, vol, true)
+	dev, done, err := e.t.OpenAs(ctx, e.nexus, ns, vol, true)
 	if err != nil {
 		return nil, block.StatusNotFound
 	}

@@ -176,7 +176,7 @@ func TestCall(t *testing.T) {
 		{"empty", api.Call{}, 400, "path"},
 		{"too long", api.Call{Method: "POST", Path: "/v1/volumes", Body: make([]byte, 2<<20)}, 400, "long"},
 	} {
-		r := admin.Call(h, row.call)
+		r := admin.Call(t.Context(), h, api.Caller{Nexus: "h1"}, row.call)
 		if r.Code != row.code || !bytes.Contains(r.Body, []byte(row.text)) {
 			t.Errorf("%s: %d %s", row.desc, r.Code, r.Body)
 		}
@@ -320,7 +320,7 @@ func (broken) VolumeList() []api.Volume { panic("oh") }
 
 func TestPanicCostsOneCall(t *testing.T) {
 	h := admin.NewTargetHandler(broken{admintest.NewTarget("t1")})
-	if r := admin.Call(h, api.Call{Method: "GET", Path: "/v1/volumes"}); r.Code != 500 || !bytes.Contains(r.Body, []byte("internal error: oh")) {
+	if r := admin.Call(t.Context(), h, api.Caller{}, api.Call{Method: "GET", Path: "/v1/volumes"}); r.Code != 500 || !bytes.Contains(r.Body, []byte("internal error: oh")) {
 		t.Errorf("call: %d %s", r.Code, r.Body)
 	}
 	c := serve(t, h)

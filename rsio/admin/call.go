@@ -13,23 +13,28 @@ import (
 )
 
 // Call runs c against h in memory: a target uses it for calls that came
-// through a session. Streams are refused and events do not wait.
-func Call(h http.Handler, c api.Call) api.Reply {
-	bad := func(why string) api.Reply {
-		e := api.Errorf(api.Usage, "call", c.Path, why, "")
+// through a session, which is caller's; the end of ctx ends it. Streams are refused and events do not
+// wait. A control session may do little else than reserve and lock.
+func Call(ctx context.Context, h http.Handler, caller api.Caller, c api.Call) api.Reply {
+	refuse := func(kind api.Kind, why, remedy string) api.Reply {
+		e := api.Errorf(kind, "call", c.Path, why, remedy)
 		body, _ := json.Marshal(e) // strings only
 		return api.Reply{Code: codeOf(e.Kind), Body: body}
 	}
+	bad := func(why string) api.Reply { return refuse(api.Usage, why, "") }
 	if !strings.HasPrefix(c.Path, "/v1/") {
 		return bad("the path is wrong")
 	}
 	if len(c.Body) > maxBody {
 		return bad("the body is too long")
 	}
-	ctx := context.WithValue(context.Background(), forwarded{}, true)
+	ctx = api.WithCaller(context.WithValue(ctx, forwarded{}, true), caller)
 	r, err := http.NewRequestWithContext(ctx, c.Method, "http://target"+c.Path, bytes.NewReader(c.Body))
 	if err != nil {
 		return bad(err.Error())
+	}
+	if caller.Control && !controlMay(r) {
+		return refuse(api.Denied, "a control session may not do this", "ask the initiator of this host, or the target at its own socket")
 	}
 	w := &recorder{header: http.Header{}}
 	h.ServeHTTP(w, r)
@@ -37,6 +42,19 @@ func Call(h http.Handler, c api.Call) api.Reply {
 		w.code = http.StatusOK
 	}
 	return api.Reply{Code: w.code, Body: w.body.Bytes()}
+}
+
+// controlMay reports whether a control session may do r.
+func controlMay(r *http.Request) bool {
+	verb := r.URL.EscapedPath()
+	if part := strings.Split(verb, "/"); len(part) == 6 && strings.HasPrefix(verb, "/v1/volumes/") {
+		verb = part[5]
+	}
+	switch r.Method + " " + verb {
+	case "GET /v1/status", "GET reservation", "POST reservation", "POST block":
+		return true
+	}
+	return false
 }
 
 // recorder keeps an answer.

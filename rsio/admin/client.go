@@ -53,6 +53,17 @@ func NewClient(socket string) *Client {
 	}}
 }
 
+// NewClientOver returns a client whose calls go through rt, to a daemon that
+// answers somewhere else than at a socket of this host: rsioctl speaks through
+// a control session this way. Only the path, the query and the body of a
+// request count.
+func NewClientOver(rt http.RoundTripper) *Client {
+	return &Client{socket: "the other end of the session", http: &http.Client{
+		Transport:     rt,
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}}
+}
+
 // Socket returns the path of the socket.
 func (c *Client) Socket() string { return c.socket }
 

@@ -10,6 +10,9 @@
 //	POST   /v1/volumes/NS/VOL/resize          api.ResizeSpec -> api.Volume
 //	PUT    /v1/volumes/NS/VOL/data            image stream -> api.Transfer
 //	GET    /v1/volumes/NS/VOL/data            image stream
+//	GET    /v1/volumes/NS/VOL/reservation?as=NEXUS   api.Reservation
+//	POST   /v1/volumes/NS/VOL/reservation     api.ReserveSpec -> api.ReserveResult
+//	POST   /v1/volumes/NS/VOL/block           api.BlockCall -> api.BlockReply
 //	GET    /v1/status, inflight, counters     api.Status, []api.Inflight, []api.Counters
 //	GET    /v1/events?after=ID&wait=SECONDS   []api.Event
 //
@@ -26,8 +29,10 @@
 //	POST   /v1/paths                          api.PathSpec
 //
 // An initiator takes a parameter target=NAME with everything that is the
-// target's, and passes the call on inside its session; streams it serves
-// itself, through a device of its own. An answer above 299 carries an
+// target's, and passes the call on inside its session; streams, reservations
+// and blocks it serves itself, through a device or session of its own. What
+// comes through a session is Call's: a control session may only ask for the
+// status, reservations and blocks. An answer above 299 carries an
 // api.Error. What is not understood is refused: unknown fields, parameters,
 // paths.
 //

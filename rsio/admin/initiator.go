@@ -23,6 +23,7 @@ func NewInitiatorHandler(svc api.InitiatorService) http.Handler {
 	i.common(svc, func(r *http.Request, target string) (any, error) {
 		return i.pass(r, target, nil)
 	})
+	i.reserveRoutes(svc, i.owner)
 	i.volumeRoutes()
 	i.targetRoutes()
 	i.attachRoutes()

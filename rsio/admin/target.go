@@ -12,6 +12,7 @@ import (
 func NewTargetHandler(svc api.TargetService) http.Handler {
 	s := &server{mux: http.NewServeMux()}
 	s.common(svc, nil)
+	s.reserveRoutes(svc, nil)
 	s.route("GET /v1/volumes", "volume list", nil, func(*http.Request) (any, error) {
 		return api.VolumeList{Volumes: list(svc.VolumeList())}, nil
 	})
@@ -31,20 +32,26 @@ func NewTargetHandler(svc api.TargetService) http.Handler {
 		if err := decodeResize(r, &spec); err != nil {
 			return nil, err
 		}
-		return svc.VolumeResize(r.PathValue("ns"), r.PathValue("vol"), spec.Size, spec.Shrink)
+		return svc.VolumeResize(actor(r), r.PathValue("ns"), r.PathValue("vol"), spec.Size, spec.Shrink, spec.Force)
 	})
 	s.route("DELETE /v1/volumes/{ns}/{vol}", "volume delete", []string{"force"}, func(r *http.Request) (any, error) {
 		force, err := flag(r, "force")
 		if err != nil {
 			return nil, err
 		}
-		return nil, svc.VolumeDelete(r.PathValue("ns"), r.PathValue("vol"), force)
+		return nil, svc.VolumeDelete(actor(r), r.PathValue("ns"), r.PathValue("vol"), force)
 	})
 	s.mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		writeError(w, api.Errorf(api.Usage, r.Method, r.URL.Path, "a target does not know this call",
 			"attachments, targets and paths belong to the initiator: name its socket with --admin"))
 	})
 	return s
+}
+
+// actor is the nexus on whose behalf a call came; empty for an administrator.
+func actor(r *http.Request) string {
+	caller, _ := api.CallerOf(r.Context())
+	return caller.Nexus
 }
 
 // at puts op and object into an error that lacks them.

@@ -64,6 +64,7 @@ type Info struct {
 	MaxZero   uint32   // bytes; largest Len of a discard, zeroes or block-status
 	Features  Features // what Submit accepts
 	ReadOnly  bool     // every Op that can change data ends in StatusReadOnly
+	Right     uint64   // generation of the right of the nexus it was opened under, for Request.Right; 0: nobody is fenced here
 }
 
 // Features is a set of abilities of a device.
@@ -72,13 +73,14 @@ type Features uint32
 // The abilities a device may have. Without one, the Op or flag ends in
 // StatusUnsupported.
 const (
-	CanFlush       Features = 1 << iota // OpFlush makes completed writes durable
-	CanFUA                              // FlagFUA on writes, zeroes and discards
-	CanDiscard                          // OpDiscard
-	CanZero                             // OpWriteZeroes
-	CanFastZero                         // FlagFastZero may be set
-	CanBlockStatus                      // OpBlockStatus
-	NeverBlocks                         // Submit serves everything inline from memory
+	CanFlush           Features = 1 << iota // OpFlush makes completed writes durable
+	CanFUA                                  // FlagFUA on writes, zeroes and discards
+	CanDiscard                              // OpDiscard
+	CanZero                                 // OpWriteZeroes
+	CanFastZero                             // FlagFastZero may be set
+	CanBlockStatus                          // OpBlockStatus
+	NeverBlocks                             // Submit serves everything inline from memory
+	CanCompareAndWrite                      // OpCompareAndWrite
 )
 
 // Limits of the contract; a device may have lower ones in its Info.

@@ -15,10 +15,17 @@ const (
 	OpDiscard     Op = 4 // [Off, Off+Len) reads as zeroes afterwards, space may be given back
 	OpWriteZeroes Op = 5 // [Off, Off+Len) reads as zeroes afterwards
 	OpBlockStatus Op = 6 // describe [Off, Off+Len) as extents in Buf; Request.N bytes are valid
-	opEnd         Op = 7
+	// OpCompareAndWrite writes the second half of Buf to [Off, Off+Len) if the
+	// first half is what is there, as one step: no change of the range by
+	// anybody else falls in between. If it is not there, the request ends in
+	// StatusMiscompare and N is the place of the first byte that differs,
+	// counted from Off (SBC-3, 5.2). At most AtomicLen bytes within one aligned
+	// block of that size.
+	OpCompareAndWrite Op = 7
+	opEnd             Op = 8
 )
 
-var opNames = [opEnd]string{"none", "read", "write", "flush", "discard", "zeroes", "block-status"}
+var opNames = [opEnd]string{"none", "read", "write", "flush", "discard", "zeroes", "block-status", "compare-and-write"}
 
 // String returns the name used in logs, events and specifications of faults.
 func (o Op) String() string {
@@ -42,14 +49,16 @@ func ParseOp(s string) (Op, bool) {
 func (o Op) Known() bool { return o >= OpRead && o < opEnd }
 
 // Changes reports whether o can change data.
-func (o Op) Changes() bool { return o == OpWrite || o == OpDiscard || o == OpWriteZeroes }
+func (o Op) Changes() bool {
+	return o == OpWrite || o == OpDiscard || o == OpWriteZeroes || o == OpCompareAndWrite
+}
 
 // Flags modify a request.
 type Flags uint8
 
 // The flags. Which Op takes which is checked by Check.
 const (
-	FlagFUA      Flags = 1 << 0 // write, zeroes, discard: durable before completion
+	FlagFUA      Flags = 1 << 0 // of a change: durable before completion
 	FlagNoHole   Flags = 1 << 1 // zeroes: the range must stay allocated
 	FlagFastZero Flags = 1 << 2 // zeroes: StatusUnsupported unless faster than writing zeroes
 	flagsAll           = FlagFUA | FlagNoHole | FlagFastZero
@@ -78,7 +87,8 @@ type Request struct {
 	// Status is the outcome, valid in Complete.
 	Status Status
 
-	// N is the number of valid bytes in Buf after OpBlockStatus.
+	// N is the number of valid bytes in Buf after OpBlockStatus, and the place
+	// of the first difference after StatusMiscompare.
 	N uint32
 
 	Len uint32 // bytes
@@ -86,11 +96,17 @@ type Request struct {
 
 	// Buf holds the payload of a write (read-only for every layer), takes
 	// that of a read, both of exactly Len bytes, or takes extents for
-	// OpBlockStatus (at least ExtentLen bytes). Nil otherwise.
+	// OpBlockStatus (at least ExtentLen bytes), or holds what is compared and
+	// what is written (2 Len bytes, read-only). Nil otherwise.
 	Buf []byte
 
 	// Nexus is who asks: HOST or HOST/VM. The DAM decides by it.
 	Nexus string
+	// Right is the generation of the nexus's right that the frontend saw in
+	// Info when the request was submitted: however long it then waits and
+	// wherever, it does not outlive a fence. A frontend that leaves it zero
+	// sees the present one in the moment of Submit.
+	Right uint64
 
 	// Done is told of the completion.
 	Done Completer
@@ -116,6 +132,17 @@ func (r *Request) End() uint64 { return r.Off + uint64(r.Len) }
 // Overlaps reports whether the byte ranges of r and o have a byte in common.
 func (r *Request) Overlaps(o *Request) bool {
 	return r.Off < o.End() && o.Off < r.End()
+}
+
+// Differs returns the place of the first byte in which a and b, of the same
+// length, differ, or -1.
+func Differs(a, b []byte) int {
+	for i := range a {
+		if a[i] != b[i] {
+			return i
+		}
+	}
+	return -1
 }
 
 // Finish completes r with st from a goroutine that did not get here through
@@ -179,6 +206,11 @@ func checkBuf(i Info, r *Request) Status {
 		if r.Len > i.MaxLen || len(r.Buf) != int(r.Len) {
 			return StatusInvalid
 		}
+	case OpCompareAndWrite:
+		if r.Len > AtomicLen || r.Off/AtomicLen != (r.End()-1)/AtomicLen || len(r.Buf) != 2*int(r.Len) {
+			return StatusInvalid
+		}
+		return need(i, CanCompareAndWrite)
 	case OpDiscard, OpWriteZeroes:
 		if r.Len > i.MaxZero || r.Buf != nil {
 			return StatusInvalid

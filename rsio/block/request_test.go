@@ -8,7 +8,7 @@ import (
 )
 
 func TestCheck(t *testing.T) {
-	all := CanFlush | CanFUA | CanDiscard | CanZero | CanFastZero | CanBlockStatus
+	all := CanFlush | CanFUA | CanDiscard | CanZero | CanFastZero | CanBlockStatus | CanCompareAndWrite
 	info := Info{Size: 1 << 20, BlockSize: 512, MaxLen: 64 << 10, MaxZero: 256 << 10, Features: all}
 	with := func(f func(*Info)) Info { i := info; f(&i); return i }
 	ro := with(func(i *Info) { i.ReadOnly = true })
@@ -40,7 +40,7 @@ func TestCheck(t *testing.T) {
 		{"write with NoHole", info, Request{Op: OpWrite, Flags: FlagNoHole, Len: 512, Buf: b(512)}, StatusInvalid},
 		{"discard with NoHole", info, Request{Op: OpDiscard, Flags: FlagNoHole, Len: 512}, StatusInvalid},
 		{"flag of the future", info, Request{Op: OpWrite, Flags: 1 << 6, Len: 512, Buf: b(512)}, StatusUnsupported},
-		{"operation of the future", info, Request{Op: 7, Len: 512, Buf: b(512)}, StatusUnsupported},
+		{"operation of the future", info, Request{Op: 8, Len: 512, Buf: b(512)}, StatusUnsupported},
 		{"no operation", info, Request{}, StatusUnsupported},
 		{"flush", info, Request{Op: OpFlush}, StatusOK},
 		{"flush with a range", info, Request{Op: OpFlush, Len: 512}, StatusInvalid},
@@ -61,6 +61,13 @@ func TestCheck(t *testing.T) {
 		{"block-status", info, Request{Op: OpBlockStatus, Len: 512, Buf: b(ExtentLen)}, StatusOK},
 		{"block-status without room", info, Request{Op: OpBlockStatus, Len: 512, Buf: b(ExtentLen - 1)}, StatusInvalid},
 		{"block-status that is not known", less(CanBlockStatus), Request{Op: OpBlockStatus, Len: 512, Buf: b(ExtentLen)}, StatusUnsupported},
+		{"compare-and-write of a whole block", info, Request{Op: OpCompareAndWrite, Off: 4096, Len: 4096, Buf: b(8192)}, StatusOK},
+		{"compare-and-write of a part", info, Request{Op: OpCompareAndWrite, Flags: FlagFUA, Off: 512, Len: 512, Buf: b(1024)}, StatusOK},
+		{"compare-and-write over the end of a block", info, Request{Op: OpCompareAndWrite, Off: 3584, Len: 1024, Buf: b(2048)}, StatusInvalid},
+		{"compare-and-write of too much", info, Request{Op: OpCompareAndWrite, Len: 4608, Buf: b(9216)}, StatusInvalid},
+		{"compare-and-write with half of its buffer", info, Request{Op: OpCompareAndWrite, Len: 512, Buf: b(512)}, StatusInvalid},
+		{"compare-and-write that is not known", less(CanCompareAndWrite), Request{Op: OpCompareAndWrite, Len: 512, Buf: b(1024)}, StatusUnsupported},
+		{"compare-and-write on a read-only device", ro, Request{Op: OpCompareAndWrite, Len: 512, Buf: b(1024)}, StatusReadOnly},
 		{"device of no size", Info{BlockSize: 1, MaxLen: 1}, Request{Op: OpRead, Len: 1, Buf: b(1)}, StatusInvalid},
 	}
 	for _, row := range rows {

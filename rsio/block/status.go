@@ -29,14 +29,15 @@ const (
 	StatusStale       Status = 17 // older than what the receiver knows (sequence, epoch)
 	StatusNoSession   Status = 18 // the session to join does not exist here
 	StatusExists      Status = 19 // the name is taken
-	statusEnd         Status = 20
+	StatusMiscompare  Status = 20 // compare-and-write: what is there is not what was expected; nothing was written
+	statusEnd         Status = 21
 )
 
 var statusText = [statusEnd]string{
 	"ok", "input/output error", "no space left", "invalid request", "not supported", "read-only",
 	"reservation conflict", "closed", "not found", "in use", "busy", "outcome unknown",
 	"acknowledged data may be lost", "permission denied", "protocol error", "timed out",
-	"draining", "stale", "no such session", "exists",
+	"draining", "stale", "no such session", "exists", "miscompare",
 }
 
 // Error returns the text of the status; it makes Status an error. StatusOK is

@@ -112,7 +112,11 @@ func (s *suite) grid() block.Status {
 func (s *suite) testUnknownOp() {
 	p := pattern(s.up(4096), s.cfg.Seed)
 	s.write(0, p)
-	for _, op := range []block.Op{0, 7, 99, 255} {
+	unknown := []block.Op{0, 8, 99, 255}
+	if !s.info.Has(block.CanCompareAndWrite) {
+		unknown = append(unknown, block.OpCompareAndWrite)
+	}
+	for _, op := range unknown {
 		q := make([]byte, len(p))
 		if st := s.do(block.Request{Op: op, Len: uint32(len(q)), Buf: q}); st != block.StatusUnsupported {
 			s.t.Errorf("rule 10: operation %d ended with status %d (%v), want %v", op, st, st, block.StatusUnsupported)

@@ -109,6 +109,7 @@ func parts() []part {
 		{"zeroes", (*suite).testZeroes},
 		{"no-hole", (*suite).testNoHole},
 		{"block-status", (*suite).testBlockStatus},
+		{"compare-and-write", (*suite).testCompareAndWrite},
 		{"random", (*suite).testRandom},
 		{"many-goroutines", (*suite).testGoroutines},
 		{"resubmit", (*suite).testResubmit},

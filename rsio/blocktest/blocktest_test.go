@@ -27,7 +27,7 @@ type toy struct {
 
 func (d *toy) Info() block.Info {
 	return block.Info{Size: uint64(len(d.bytes)), BlockSize: d.bs, MaxLen: block.MaxLen, MaxZero: block.MaxZero,
-		Features: block.CanFlush | block.CanFUA | block.CanDiscard | block.CanZero | block.CanBlockStatus}
+		Features: block.CanFlush | block.CanFUA | block.CanDiscard | block.CanZero | block.CanBlockStatus | block.CanCompareAndWrite}
 }
 
 func (d *toy) Submit(r *block.Request) {
@@ -47,6 +47,12 @@ func (d *toy) serve(r *block.Request) block.Status {
 		copy(r.Buf, d.bytes[r.Off:])
 	case block.OpWrite:
 		copy(d.bytes[r.Off:], r.Buf)
+	case block.OpCompareAndWrite:
+		if i := block.Differs(d.bytes[r.Off:r.End()], r.Buf[:r.Len]); i >= 0 {
+			r.N = uint32(i)
+			return block.StatusMiscompare
+		}
+		copy(d.bytes[r.Off:], r.Buf[r.Len:])
 	case block.OpFlush:
 	case block.OpDiscard, block.OpWriteZeroes:
 		clear(d.bytes[r.Off:r.End()])
@@ -224,6 +230,28 @@ func laterMistakes() []mistake {
 			d.fin.Finish(r, 0)
 		})}},
 		{desc: "N left alone", part: "block-status", want: "bytes of answer", dev: bad{submit: on(block.OpBlockStatus, func(d *toy, r *block.Request) { d.fin.Finish(r, 0) })}},
+		{desc: "compare-and-write that does not compare", part: "compare-and-write", want: "first difference", dev: bad{submit: on(block.OpCompareAndWrite, func(d *toy, r *block.Request) {
+			d.mu.Lock()
+			copy(d.bytes[r.Off:], r.Buf[r.Len:])
+			d.mu.Unlock()
+			d.fin.Finish(r, 0)
+		})}},
+		{desc: "compare-and-write in two steps", part: "compare-and-write", want: "not atomic", dev: bad{submit: on(block.OpCompareAndWrite, func(d *toy, r *block.Request) {
+			go func() { // joined by the request's end
+				q := *r
+				q.Op, q.Buf, q.Done = block.OpRead, make([]byte, r.Len), nil
+				d.serve(&q)
+				time.Sleep(100 * time.Microsecond)
+				i := block.Differs(q.Buf, r.Buf[:r.Len])
+				if i < 0 {
+					q.Op, q.Buf = block.OpWrite, r.Buf[r.Len:]
+					block.Finish(r, d.serve(&q))
+					return
+				}
+				r.N = uint32(i)
+				block.Finish(r, block.StatusMiscompare)
+			}()
+		})}},
 		{desc: "a write in a hundred is lost", part: "random", want: "is wrong", dev: bad{submit: nthLost()}},
 		{desc: "no Finisher", part: "resubmit", want: "rule 5", dev: bad{submit: func(d *toy, r *block.Request) { r.Status = d.serve(r); r.Done.Complete(r) }}},
 		{desc: "allocates", part: "allocations", want: "1 allocations", cfg: Config{ZeroAlloc: true}, dev: bad{submit: leak()}},

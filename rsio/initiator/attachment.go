@@ -49,8 +49,12 @@ func (a *attachment) changed(v *session.Volume) {
 	if info.Size != 0 {
 		info.ReadOnly = info.ReadOnly || a.spec.ReadOnly
 		a.mu.Lock()
+		fence := a.info.Right != info.Right
 		a.info = info
 		a.mu.Unlock()
+		if fence { // after Info says so: this is when frontends look
+			a.l.i.opt.Frontend.Fence(a.name)
+		}
 	}
 	select {
 	case a.kick <- struct{}{}:

@@ -37,6 +37,9 @@ type Frontend interface {
 	Close(name string)
 	// URI returns where clients find the export.
 	URI(name string) string
+	// Fence says that the right of the export's nexus is another one: see
+	// block.Info.Right. It does not wait.
+	Fence(name string)
 	// Addresses returns where the frontend listens.
 	Addresses() []string
 }

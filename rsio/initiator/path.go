@@ -211,7 +211,6 @@ func (p *path) session(c *netio.Conn) (session.Next, error) {
 	if next != session.NextUse {
 		return next, &refusal{st, string(r.Text)}
 	}
-	digest := r.Features&wire.FeatureDigest != 0
 	port := &port{c: c}
 	sp := client.PathUp(p.name(), port, r.Session)
 	if sp == nil {
@@ -220,7 +219,7 @@ func (p *path) session(c *netio.Conn) (session.Next, error) {
 	p.mu.Lock()
 	p.sp, p.state, p.reason = sp, stateUp, ""
 	p.mu.Unlock()
-	err = p.read(c, sp, digest)
+	err = p.read(c, sp, r.Features)
 	c.Close(err)
 	c.Wait()
 	if cause := c.Err(); cause != nil {
@@ -263,14 +262,16 @@ func exchange(c *netio.Conn, l *wire.Login) (block.Status, *wire.LoginResponse, 
 	if err := r.Parse(payload); err != nil {
 		return 0, nil, err
 	}
-	if h.Status == block.StatusOK && (r.Version < wire.VersionMin || r.Version > wire.VersionMax || r.Slots <= wire.ControlSlots) {
+	if h.Status == block.StatusOK && (r.Version < wire.VersionMin || r.Version > wire.VersionMax ||
+		r.Slots <= wire.ControlSlots && l.Mode != wire.LoginControl) {
 		return 0, nil, wire.ErrReserved
 	}
 	return h.Status, r, nc.SetReadDeadline(time.Time{})
 }
 
 // read takes what the target sends until the connection ends.
-func (p *path) read(c *netio.Conn, sp *session.Path, digest bool) error {
+func (p *path) read(c *netio.Conn, sp *session.Path, features uint64) error {
+	digest := features&wire.FeatureDigest != 0
 	for {
 		var h wire.Header
 		if err := transport.ReadHeader(c, &h, digest); err != nil {
@@ -278,6 +279,9 @@ func (p *path) read(c *netio.Conn, sp *session.Path, digest bool) error {
 				return errEnded
 			}
 			return err
+		}
+		if h.Needs()&^features != 0 {
+			return wire.ErrReserved
 		}
 		switch h.Kind {
 		case wire.KindResponse:
@@ -339,6 +343,10 @@ func (p *path) event(sp *session.Path, h *wire.Header) {
 		client.Gone(h.Volume)
 	case wire.EventLeave:
 		client.Leave(sp)
+	case wire.EventRight:
+		client.Righted(h)
+	case wire.EventAttention:
+		client.Attention(h)
 	}
 	client.Pong(sp, h) // every frame of the target may carry a window
 }

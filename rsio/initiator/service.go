@@ -502,7 +502,7 @@ func (i *Initiator) Counters() []api.Counters {
 		s := a.v.Stats()
 		flying, _ := a.v.Load()
 		out = append(out, api.Counters{Name: a.name, Reads: s.Reads, Writes: s.Writes, Flushes: s.Flushes, Others: s.Others,
-			ReadBytes: s.ReadBytes, WriteBytes: s.WriteBytes, Errors: s.Errors, Inflight: uint64(flying), Busy: s.Busy})
+			ReadBytes: s.ReadBytes, WriteBytes: s.WriteBytes, Errors: s.Errors, Conflicts: s.Conflicts, Inflight: uint64(flying), Busy: s.Busy})
 	}
 	return out
 }

@@ -59,6 +59,7 @@ type Conn struct {
 	r, w       int
 	rmax       int
 	grow       bool
+	total      uint64 // bytes ever read from the socket; reader only
 	lastReadNs atomic.Int64
 	waiting    atomic.Bool
 
@@ -190,9 +191,21 @@ func (c *Conn) Unread() int {
 	if !c.waiting.Load() {
 		return 1
 	}
+	return c.inSocket()
+}
+
+func (c *Conn) inSocket() int {
 	n := 0
 	_ = c.raw.Control(func(fd uintptr) { // a closed socket has nothing to read
 		n, _ = unix.IoctlGetInt(int(fd), unix.TIOCINQ)
 	})
 	return n
 }
+
+// Position returns how many bytes of the stream have been advanced over, and
+// Arrived how many have arrived, those in the socket included. Both are for
+// the reader only.
+func (c *Conn) Position() uint64 { return c.total - uint64(c.w-c.r) }
+
+// Arrived is described with Position.
+func (c *Conn) Arrived() uint64 { return c.total + uint64(c.inSocket()) }

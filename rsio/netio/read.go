@@ -97,6 +97,7 @@ func (c *Conn) read(p []byte) (int, error) {
 	n, err := c.nc.Read(p)
 	c.waiting.Store(false)
 	if n > 0 {
+		c.total += uint64(n)
 		c.lastReadNs.Store(int64(Now()))
 	}
 	return n, err

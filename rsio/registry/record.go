@@ -28,7 +28,13 @@ type Volume struct {
 	Incarnation uint64    `json:"incarnation"`
 	Writers     []string  `json:"writers,omitempty"` // nexuses on record as writing
 	Created     time.Time `json:"created"`
+	// Reservation is the second copy of the volume's reservation, as the disk
+	// access manager encodes it.
+	Reservation json.RawMessage `json:"reservation,omitempty"`
 }
+
+// maxReservation bounds Volume.Reservation, in bytes.
+const maxReservation = 1 << 20
 
 // key is the place of a volume in the table; neither part can hold a slash.
 func key(namespace, name string) string { return namespace + "/" + name }
@@ -48,6 +54,9 @@ func (v *Volume) check() error {
 		if err := block.CheckNexus(w); err != nil {
 			return fmt.Errorf("writer: %w", err)
 		}
+	}
+	if len(v.Reservation) > maxReservation {
+		return fmt.Errorf("its reservation has %d bytes", len(v.Reservation))
 	}
 	return nil
 }

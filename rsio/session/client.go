@@ -73,6 +73,7 @@ type Client struct {
 
 	sess    Established
 	digest  bool
+	reserve bool   // FeatureReserve is on
 	up      bool   // a session is established
 	logging bool   // a LoginNew is under way
 	why     string // it failed
@@ -153,6 +154,7 @@ type Copy struct {
 	want   uint32 // credit asked for when it was started
 	grant  uint32
 	digest bool
+	right  bool // FeatureReserve: it carries one
 	state  copyState
 	orphan bool // its request was answered; only the connection still holds it
 	resent bool
@@ -303,7 +305,7 @@ func (c *Client) Begin(e Established) {
 	c.dropSlots(&fx)
 	c.dropControls(&fx)
 	c.sess, c.up, c.failed, c.failing = e, true, block.StatusOK, false
-	c.digest = e.Features&wire.FeatureDigest != 0
+	c.digest, c.reserve = e.Features&wire.FeatureDigest != 0, e.Features&wire.FeatureReserve != 0
 	c.window, c.grant, c.pending = uint64(e.Window), e.Grant, 0
 	c.inflight, c.busy, c.lostAt = 0, 0, c.cfg.Now()
 	c.slots = make([]cslot, e.Slots)

@@ -23,11 +23,16 @@ func (c *Client) Reply(p *Path, h *wire.Header, payload []byte) error {
 	if sl != nil {
 		if sl.ctl != nil {
 			sl.ctl.Reply = append(sl.ctl.Reply[:0], payload...)
+		} else if h.Status == block.StatusMiscompare {
+			sl.req.N = uint32(min(h.Off, block.AtomicLen))
 		} else if len(payload) > 0 {
 			sl.req.N = uint32(copy(sl.req.Buf, payload))
 			if sl.req.Op == block.OpBlockStatus { // the caller may have room for fewer extents
 				sl.req.N -= sl.req.N % block.ExtentLen
 			}
+		}
+		if h.Status == block.StatusConflict && sl.req != nil {
+			c.refused(sl.vol, sl.req, h.Right, &fx)
 		}
 		c.accept(sl, p, h.Status, &fx)
 	}
@@ -213,6 +218,9 @@ func (c *Client) settleIfFree(sl *cslot, fx *effects) {
 func (c *Client) settle(sl *cslot, fx *effects) {
 	v, r, st := sl.vol, sl.req, sl.status
 	v.stats.count(r, st, c.cfg.Now()-sl.started)
+	if st == block.StatusOK {
+		v.rights.access |= block.Needs(r.Op) // what is known may be old
+	}
 	switch {
 	case st != block.StatusOK:
 	case r.Op == block.OpFlush:

@@ -124,7 +124,7 @@ func (c *Client) sendCopy(sl *cslot, p *Path, now time.Duration, resent bool, fx
 	}
 	cost := sl.cost()
 	cp.path, cp.seq, cp.cost, cp.state, cp.sentAt, cp.resent = p, sl.seq, cost, copyQueued, now, resent
-	cp.orphan, cp.grant, cp.digest = false, c.grant, c.digest
+	cp.orphan, cp.grant, cp.digest, cp.right = false, c.grant, c.digest, c.reserve
 	c.queued++
 	p.outstanding += uint64(cost)
 	p.requests++
@@ -165,8 +165,11 @@ func (c *Client) emit(cp *Copy, sl *cslot) {
 		if sl.replay {
 			h.Flags |= wire.FlagReplay
 		}
-		if r.Op == block.OpWrite {
+		if r.Op == block.OpWrite || r.Op == block.OpCompareAndWrite {
 			body = r.Buf
+		}
+		if cp.right {
+			h.Right = r.Right
 		}
 	}
 	h.PayloadLen = uint32(len(body))

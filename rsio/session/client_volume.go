@@ -91,6 +91,7 @@ type Volume struct {
 	told        bool               // the target, of the end
 	lost        bool               // the next flush must fail
 	late        bool               // writes in flight may not be sent again
+	rights      rights
 }
 
 // OpenVolume adds a volume; it is opened at once or when a session begins.
@@ -128,7 +129,9 @@ func (v *Volume) State() (string, block.Info, block.Status) {
 	c := v.client
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return volStateNames[v.state], v.info, v.fail
+	info := v.info
+	info.Right = v.rights.number
+	return volStateNames[v.state], info, v.fail
 }
 
 // Incarnation returns the last one whose losses, if any, a failed flush has
@@ -167,6 +170,12 @@ func (v *Volume) Submit(r *block.Request) {
 		}
 		c.mu.Unlock()
 		c.inline.Finish(r, st) // the caller may submit again from its completion
+		return
+	}
+	if !c.allowed(v, r) {
+		v.stats.count(r, block.StatusConflict, 0)
+		c.mu.Unlock()
+		c.inline.Finish(r, block.StatusConflict)
 		return
 	}
 	c.push(&v.wait, r)
@@ -268,6 +277,7 @@ func (c *Client) opened(v *Volume, ct *Control, fx *effects) {
 		fx.event("error", v.Name(), fmt.Sprintf("the target lost memory with up to %d acknowledged writes that no flush had covered; the next flush fails", v.acked-v.durable))
 	}
 	v.opened, v.incarnation = true, o.Incarnation
+	c.righted(v, o.Right, o.Access, fx)
 	if !v.lost {
 		v.vouched = o.Incarnation
 	}
@@ -494,6 +504,7 @@ func (c *Client) InFlight() []InFlight {
 // Stats are totals of a volume since it was opened here.
 type Stats struct {
 	Reads, Writes, Flushes, Others, ReadBytes, WriteBytes, Errors uint64
+	Conflicts                                                     uint64        // of the errors, those of a reservation
 	Busy                                                          time.Duration // sum of service times
 }
 
@@ -510,7 +521,12 @@ func (s *Stats) count(r *block.Request, st block.Status, took time.Duration) {
 	default:
 		s.Others++
 	}
-	if st != block.StatusOK {
+	switch st {
+	case block.StatusOK, block.StatusMiscompare:
+	case block.StatusConflict:
+		s.Conflicts++
+		fallthrough
+	default:
 		s.Errors++
 	}
 	s.Busy += took

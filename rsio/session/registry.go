@@ -38,6 +38,14 @@ type Session struct {
 	paths uint64 // path numbers in use, one bit each
 }
 
+// NewControl returns a session for control operations alone: no nexus is taken,
+// no credit is granted, and it ends with its only path.
+func NewControl(nexus string, now time.Duration) *Session {
+	s := &Session{Slots: NewSlots(wire.ControlSlots), Window: new(Window), Nexus: nexus}
+	s.Heard(now)
+	return s
+}
+
 // Heard notes that bytes arrived at now.
 func (s *Session) Heard(now time.Duration) { s.heard.Store(int64(now)) }
 

@@ -27,6 +27,7 @@ const (
 // Answer is a stored outcome, for Repeat.
 type Answer struct {
 	Status  block.Status
+	Value   uint64 // of a miscompare: the place of the first difference
 	Payload []byte // of control operations; owned by the slot, valid until the next number
 }
 

@@ -15,6 +15,7 @@ import (
 	"rsio/rsio/block"
 	"rsio/rsio/layer/check"
 	"rsio/rsio/layer/fault"
+	"rsio/rsio/layer/trace"
 	"rsio/rsio/store/file"
 	"rsio/rsio/store/mem"
 	"rsio/rsio/store/null"
@@ -42,12 +43,25 @@ type Graph struct {
 	block.Device
 	store  store
 	faults []*fault.Device
+	logs   []*trace.Log
 }
 
 // store is what Graph needs of a leaf beyond block.Device.
 type store interface {
 	Resize(size uint64) error
 	Used() uint64
+}
+
+// Close closes the devices and then the logs of trace layers.
+func (g *Graph) Close(ctx context.Context) error {
+	err := g.Device.Close(ctx)
+	if ctx.Err() != nil {
+		return err
+	}
+	for _, l := range g.logs {
+		err = errors.Join(err, l.Close())
+	}
+	return err
 }
 
 // Resize grows the store to size bytes.
@@ -80,6 +94,7 @@ func layers() map[string]func(g *Graph, below block.Device, arg string, h Hooks)
 	return map[string]func(*Graph, block.Device, string, Hooks) (block.Device, error){
 		"check": overCheck,
 		"fault": overFault,
+		"trace": overTrace,
 	}
 }
 
@@ -194,4 +209,16 @@ func overFault(g *Graph, below block.Device, arg string, _ Hooks) (block.Device,
 	d := fault.New(below, rules...)
 	g.faults = append(g.faults, d)
 	return d, nil
+}
+
+func overTrace(g *Graph, below block.Device, arg string, _ Hooks) (block.Device, error) {
+	if arg == "" {
+		return nil, errors.New("layer trace: the file is missing: give trace:FILE")
+	}
+	l, err := trace.Open(arg)
+	if err != nil {
+		return nil, fmt.Errorf("layer trace: %w", err)
+	}
+	g.logs = append(g.logs, l)
+	return trace.New(below, l), nil
 }

@@ -25,11 +25,12 @@ const preAuthBuf = 1 << 10
 // conn is one connection of an initiator: before the login a stranger, then a
 // path of a session.
 type conn struct {
-	t      *Target
-	nc     *netio.Conn
-	s      *sess // nil until the login is accepted
-	path   uint
-	digest bool
+	t       *Target
+	nc      *netio.Conn
+	s       *sess // nil until the login is accepted
+	path    uint
+	digest  bool
+	reserve bool // FeatureReserve
 
 	// batching says that the reader will flush soon, so that others need not.
 	// It is false whenever the reader may wait for bytes.
@@ -56,6 +57,7 @@ func (c *conn) run() {
 	c.nc.Wait()
 	if c.s != nil {
 		c.s.dropConn(c)
+		c.t.endControl(c.s)
 	}
 	c.t.gone(c)
 	c.report(err)
@@ -97,6 +99,9 @@ func (c *conn) serve() (err error) {
 		if err := h.Parse(c.nc.Buffered(), c.digest); err != nil {
 			return err
 		}
+		if !c.reserve && h.Needs() != 0 {
+			return wire.ErrReserved
+		}
 		c.nc.Advance(wire.HeaderLen)
 		c.batching.Store(true)
 		if err := c.frame(&h); err != nil {
@@ -118,6 +123,9 @@ func (c *conn) frame(h *wire.Header) error {
 		c.s.active.Store(true)
 		if wire.IsControl(h.Op) {
 			return c.control(h)
+		}
+		if c.s.control {
+			return wire.ErrOp
 		}
 		return c.request(h)
 	case wire.KindPing:
@@ -172,6 +180,7 @@ func (c *conn) request(h *wire.Header) error {
 		t.release()
 		return nil
 	case session.Repeat:
+		t.req.N = uint32(a.Value)
 		t.answer(c, a.Status, nil)
 		return nil
 	case session.Stale:
@@ -221,6 +230,7 @@ func (c *conn) duplicate(h *wire.Header) error {
 		t.buf = c.buffer(bufLen(h))
 		t.execute(true)
 	case session.Repeat:
+		t.req.N = uint32(a.Value)
 		t.answer(c, a.Status, nil)
 	default:
 		t.answer(c, block.StatusStale, nil)
@@ -233,6 +243,8 @@ func bufLen(h *wire.Header) int {
 	switch h.Op {
 	case block.OpRead, block.OpWrite:
 		return int(h.Len)
+	case block.OpCompareAndWrite:
+		return 2 * int(h.Len)
 	case block.OpBlockStatus:
 		return 4096
 	}
@@ -252,7 +264,11 @@ func (c *conn) buffer(n int) []byte {
 
 // event sends an event of the target; c is logged in.
 func (c *conn) event(what block.Op, handle uint32, value uint64) {
-	h := wire.Header{Kind: wire.KindEvent, Op: what, Volume: handle, Off: value}
+	c.tell(wire.Header{Op: what, Volume: handle, Off: value})
+}
+
+func (c *conn) tell(h wire.Header) {
+	h.Kind = wire.KindEvent
 	h.Window, h.Grant = c.s.Window.Get()
 	transport.Send(c.nc, h, nil, c.digest)
 }
@@ -317,6 +333,10 @@ func (c *conn) news() {
 			c.event(wire.EventGone, h.id, 0)
 		} else {
 			c.event(wire.EventResize, h.id, h.dev.Info().Size)
+			if c.reserve {
+				right, access := h.seat.Right()
+				c.tell(wire.Header{Op: wire.EventRight, Volume: h.id, Off: right, Len: uint32(access)})
+			}
 		}
 	}
 }
@@ -336,6 +356,10 @@ func (c *conn) admit(l *wire.Login) (block.Status, string) {
 	if c.t.isClosing() {
 		return block.StatusDraining, "the target shuts down"
 	}
+	c.digest, c.reserve = l.Features&wire.FeatureDigest != 0, l.Features&wire.FeatureReserve != 0
+	if l.Mode == wire.LoginControl {
+		return c.admitControl(nexus)
+	}
 	ss, st := c.t.sessions.Login(l, netio.Now())
 	if st != block.StatusOK {
 		return st, loginText(st, nexus)
@@ -345,7 +369,7 @@ func (c *conn) admit(l *wire.Login) (block.Status, string) {
 	if !ok {
 		return block.StatusBusy, "the session has all the paths it may have"
 	}
-	c.digest = l.Features&wire.FeatureDigest != 0
+	s.rights.Store(c.reserve)
 	c.s, c.path = s, path
 	return block.StatusOK, ""
 }
@@ -371,6 +395,45 @@ func (c *conn) answerLogin(st block.Status, text string) {
 		if c.digest {
 			r.Features |= wire.FeatureDigest
 		}
+		if c.reserve {
+			r.Features |= wire.FeatureReserve
+		}
 	}
 	transport.Send(c.nc, wire.Header{Kind: wire.KindLoginResponse, Status: st}, r.Append(nil), true)
+}
+
+// MaxControls is the number of control sessions of a target.
+const MaxControls = 256
+
+// admitControl makes a control session, which lives as long as c.
+func (c *conn) admitControl(nexus string) (block.Status, string) {
+	if !c.reserve {
+		return block.StatusUnsupported, "a control session needs the feature of reservations"
+	}
+	t := c.t
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.controls >= MaxControls {
+		return block.StatusBusy, "there are too many control sessions"
+	}
+	t.controls++
+	s := &sess{Session: session.NewControl(nexus, netio.Now()), t: t, quit: make(chan struct{}), control: true}
+	s.rights.Store(true)
+	s.handles.Store(&[]*handle{})
+	t.sess[s.Session] = s
+	c.path, _ = s.AddPath() // the first one
+	c.s = s
+	return block.StatusOK, ""
+}
+
+// endControl ends a control session with its connection.
+func (t *Target) endControl(s *sess) {
+	if !s.control {
+		return
+	}
+	s.Leave()
+	s.giveUp()
+	t.mu.Lock()
+	t.controls--
+	t.mu.Unlock()
 }

@@ -3,6 +3,7 @@
 package target
 
 import (
+	"context"
 	"errors"
 	"math/bits"
 	"time"
@@ -120,35 +121,73 @@ func (t *Target) ctlWorker() {
 
 // execute runs one control operation on a control worker.
 func (s *sess) execute(d wire.Header, payload []byte) {
+	if s.control && (d.Op == wire.OpOpen || d.Op == wire.OpClose || d.Op == wire.OpReclaim) {
+		s.answer(d, session.Answer{Status: block.StatusDenied})
+		return
+	}
 	switch d.Op {
 	case wire.OpOpen:
-		out, err := s.open(payload)
+		out, err := s.open(payload, s.rights.Load())
 		s.answer(d, session.Answer{Status: statusOf(err), Payload: out})
 	case wire.OpClose:
 		s.answer(d, session.Answer{Status: statusOf(s.closeHandle(d.Volume))})
 	case wire.OpReclaim:
 		s.reclaim(d)
+	case wire.OpReserveIn:
+		s.reserveIn(d, payload)
+	case wire.OpReserveOut:
+		s.reserveOut(d, payload)
 	case wire.OpAdmin:
 		if s.t.admin == nil {
 			s.answer(d, session.Answer{Status: block.StatusUnsupported})
 			return
 		}
-		out := s.t.admin(s.Nexus, payload)
-		if len(out) > wire.MaxControl {
-			s.answer(d, session.Answer{Status: block.StatusInvalid})
-			return
-		}
-		s.answer(d, session.Answer{Payload: out})
+		s.call(d, payload)
 	case wire.OpLogout:
 		s.answer(d, session.Answer{})
 		s.Leave()
+		s.giveUp()
 	default:
 		s.answer(d, session.Answer{Status: block.StatusUnsupported})
 	}
 }
 
+// maxCalls is the number of calls of the control API that execute at a time.
+// They may wait, for a disk that hangs: not on a worker.
+const maxCalls = 64
+
+// call executes a call of the control API.
+func (s *sess) call(d wire.Header, payload []byte) {
+	t := s.t
+	if t.calls.Add(1) > maxCalls {
+		t.calls.Add(-1)
+		s.answer(d, session.Answer{Status: block.StatusBusy})
+		return
+	}
+	t.bg.Go(func() {
+		defer t.calls.Add(-1)
+		ctx, cancel := context.WithCancel(context.Background())
+		defer cancel()
+		stop := context.AfterFunc(t.life, cancel) // the end of the target
+		defer stop()
+		go func() { // ends with ctx
+			select {
+			case <-s.quit:
+				cancel()
+			case <-ctx.Done():
+			}
+		}()
+		out := t.admin(ctx, s.caller(), payload)
+		if len(out) > wire.MaxControl {
+			s.answer(d, session.Answer{Status: block.StatusInvalid})
+			return
+		}
+		s.answer(d, session.Answer{Payload: out})
+	})
+}
+
 // open opens a volume for the session.
-func (s *sess) open(payload []byte) ([]byte, error) {
+func (s *sess) open(payload []byte, reserve bool) ([]byte, error) {
 	var o wire.Open
 	if err := o.Parse(payload); err != nil {
 		return nil, block.StatusProtocol
@@ -166,9 +205,10 @@ func (s *sess) open(payload []byte) ([]byte, error) {
 			s.t.opt.Events.Add(audit.Error, v.name(), err.Error())
 			return nil, err
 		}
-		h = &handle{v: v, dev: dev, readOnly: o.Flags&wire.OpenReadOnly != 0}
+		h = &handle{v: v, dev: dev, seat: s.t.gate.Seat(v.uuid, s.Nexus), readOnly: o.Flags&wire.OpenReadOnly != 0}
+		h.right, _ = h.seat.Right()
 		if !s.addHandle(h) {
-			v.release()
+			h.drop(s.Nexus)
 			return nil, block.StatusBusy
 		}
 	}
@@ -177,6 +217,9 @@ func (s *sess) open(payload []byte) ([]byte, error) {
 	info.Features &^= block.NeverBlocks
 	info.MaxLen, info.MaxZero = min(info.MaxLen, wire.MaxPayload), min(info.MaxZero, block.MaxZero)
 	r := wire.OpenResponse{Handle: h.id, Info: info, Incarnation: v.incarnation(s.t.poolInc)}
+	if reserve {
+		r.Right, r.Access = h.seat.Right()
+	}
 	if o.Flags&wire.OpenRecover != 0 {
 		r.Replay = wire.ReplayLate
 		if v.grace.MayReplay(s.Nexus) {
@@ -194,7 +237,7 @@ func (s *sess) closeHandle(id uint32) error {
 		return block.StatusNotFound
 	}
 	s.removeHandle(id)
-	h.v.release()
+	h.drop(s.Nexus)
 	if h.readOnly {
 		return nil
 	}

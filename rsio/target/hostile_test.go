@@ -4,6 +4,7 @@ package target
 
 import (
 	"bytes"
+	"context"
 	"math/rand/v2"
 	"net"
 	"runtime"
@@ -11,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"rsio/rsio/admin/api"
 	"rsio/rsio/block"
 	"rsio/rsio/session"
 	"rsio/rsio/wire"
@@ -386,7 +388,7 @@ func TestP11_CreditExceeded(t *testing.T) {
 func TestP11_UnreadAnswers(t *testing.T) {
 	r := newRig(t, Options{})
 	r.volume("v")
-	r.tg.SetAdmin(func(string, []byte) []byte { return make([]byte, 64<<10) })
+	r.tg.SetAdmin(func(context.Context, api.Caller, []byte) []byte { return make([]byte, 64<<10) })
 	good, gh := r.ready("tcp", "good", "v")
 	bad, _ := r.ready("unix", "bad", "v")
 	h := wire.Header{Kind: wire.KindRequest, Op: wire.OpAdmin, Slot: 9, Seq: 1}

@@ -55,7 +55,7 @@ func (t *Target) VolumeCreate(spec api.VolumeSpec) (api.Volume, error) {
 		return api.Volume{}, api.Wrap(err, api.Failed, op, object, "")
 	}
 	t.mu.Lock()
-	t.volumes[object] = v
+	t.volumes[object], t.uuids[v.uuid] = v, v
 	t.mu.Unlock()
 	t.opt.Events.Add(audit.Info, object, fmt.Sprintf("created with %d bytes", rec.Size))
 	return v.describe(), nil
@@ -87,7 +87,7 @@ func (v *volume) describe() api.Volume {
 	rec, g := v.rec, v.graph
 	v.mu.Unlock()
 	out := api.Volume{Namespace: rec.Namespace, Name: rec.Name, UUID: rec.UUID, Size: rec.Size, Kind: rec.Kind, Direct: rec.Direct,
-		Layers: rec.Layers, State: "ok", Writers: rec.Writers}
+		Layers: rec.Layers, State: "ok", Writers: rec.Writers, Reserved: v.reserved()}
 	if g != nil {
 		out.Used = g.Used()
 	} else if st, err := os.Stat(v.path()); err == nil {
@@ -134,7 +134,7 @@ func (t *Target) VolumeShow(namespace, name string) (api.Volume, error) {
 }
 
 // VolumeResize changes the size; see api.TargetService.
-func (t *Target) VolumeResize(namespace, name string, size uint64, shrink bool) (api.Volume, error) {
+func (t *Target) VolumeResize(by, namespace, name string, size uint64, shrink, force bool) (api.Volume, error) {
 	const op = "volume resize"
 	v, err := t.lookup(op, namespace, name)
 	if err != nil {
@@ -147,6 +147,9 @@ func (t *Target) VolumeResize(namespace, name string, size uint64, shrink bool) 
 	}
 	if size < now && !shrink {
 		return api.Volume{}, api.Errorf(api.Usage, op, v.name(), fmt.Sprintf("%d bytes are less than the %d it has: what lies behind would be lost", size, now), "give --yes if that is meant")
+	}
+	if err := t.mayChange(op, v, by, force); err != nil {
+		return api.Volume{}, err
 	}
 	if size < now {
 		err = v.shrink(size)
@@ -213,10 +216,13 @@ func (v *volume) shrink(size uint64) error {
 }
 
 // VolumeDelete removes a volume and its data.
-func (t *Target) VolumeDelete(namespace, name string, force bool) error {
+func (t *Target) VolumeDelete(by, namespace, name string, force bool) error {
 	const op = "volume delete"
 	v, err := t.lookup(op, namespace, name)
 	if err != nil {
+		return err
+	}
+	if err := t.mayChange(op, v, by, force); err != nil {
 		return err
 	}
 	if open := v.describe().Open; len(open) > 0 && !force {
@@ -232,6 +238,12 @@ func (t *Target) VolumeDelete(namespace, name string, force bool) error {
 	delete(t.volumes, v.name())
 	t.mu.Unlock()
 	t.tell(v, wire.EventGone, 0)
+	if err := t.gate.Drop(v.uuid); err != nil {
+		t.opt.Events.Add(audit.Warning, v.name(), "its reservation could not be forgotten: "+err.Error())
+	}
+	t.mu.Lock()
+	delete(t.uuids, v.uuid)
+	t.mu.Unlock()
 	v.mu.Lock()
 	v.gone = true
 	v.mu.Unlock()
@@ -240,13 +252,22 @@ func (t *Target) VolumeDelete(namespace, name string, force bool) error {
 	return api.Wrap(err, api.Failed, op, v.name(), "its name is free again; remove the file by hand")
 }
 
-// OpenDevice opens a volume for import, export or the target's own NBD. A
-// writer waits for the grace after a restart, as sessions do.
+// OpenDevice opens a volume for import and export, under the nexus of the
+// target's host. A writer waits for the grace after a restart, as sessions do.
 func (t *Target) OpenDevice(ctx context.Context, namespace, name string, write bool) (block.Device, func(), error) {
+	return t.OpenAs(ctx, t.opt.Name, namespace, name, write)
+}
+
+// OpenAs is OpenDevice under another nexus.
+func (t *Target) OpenAs(ctx context.Context, nexus, namespace, name string, write bool) (block.Device, func(), error) {
 	v, err := t.lookup("open", namespace, name)
 	if err != nil {
 		return nil, nil, err
 	}
+	return t.openAs(ctx, v, nexus, write)
+}
+
+func (t *Target) openAs(ctx context.Context, v *volume, nexus string, write bool) (block.Device, func(), error) {
 	dev, err := v.open()
 	if err != nil {
 		return nil, nil, api.Wrap(err, api.Failed, "open", v.name(), "")
@@ -259,5 +280,10 @@ func (t *Target) OpenDevice(ctx context.Context, namespace, name string, write b
 		case <-time.After(houseEvery):
 		}
 	}
-	return &counted{Device: dev, stats: &v.stats, readOnly: !write}, v.release, nil
+	l := &local{Device: dev, v: v, seat: t.gate.Seat(v.uuid, nexus), readOnly: !write}
+	return l, func() {
+		l.refuse.Close()
+		t.gate.Unseat(v.uuid, nexus)
+		v.release()
+	}, nil
 }

@@ -7,6 +7,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"rsio/rsio/admin/api"
 	"rsio/rsio/audit"
 	"rsio/rsio/block"
 	"rsio/rsio/netio"
@@ -33,8 +34,12 @@ type sess struct {
 	free    *task
 	nfree   int
 	ended   bool
-	opens   uint32     // handles ever given
-	opening sync.Mutex // one open or close at a time
+	opens   uint32        // handles ever given
+	quit    chan struct{} // closed with the gate: what is not decided yet is taken back
+	over    sync.Once
+	control bool        // no I/O
+	rights  atomic.Bool // FeatureReserve
+	opening sync.Mutex  // one open or close at a time
 }
 
 // handle is a volume that a session has open.
@@ -42,6 +47,8 @@ type handle struct {
 	id       uint32
 	v        *volume
 	dev      block.Device
+	seat     *block.Seat
+	right    uint64 // when it was opened: what requests of a peer without FeatureReserve carry
 	readOnly bool
 	ready    atomic.Bool // the grace is over for this session
 }
@@ -52,7 +59,7 @@ func (t *Target) attach(ss *session.Session) *sess {
 	defer t.mu.Unlock()
 	s := t.sess[ss]
 	if s == nil {
-		s = &sess{Session: ss, t: t}
+		s = &sess{Session: ss, t: t, quit: make(chan struct{})}
 		s.handles.Store(&[]*handle{})
 		t.sess[ss] = s
 	}
@@ -68,6 +75,7 @@ func (t *Target) sessionEnded(ss *session.Session) {
 	t.mu.Unlock()
 	t.opt.Events.Add(audit.Info, ss.Nexus, "its session has ended, a successor logs in")
 	if s != nil {
+		s.giveUp()
 		s.closeConns(errReplaced)
 	}
 }
@@ -173,7 +181,7 @@ func (s *sess) end() {
 	s.mu.Unlock()
 	for _, h := range list {
 		if h != nil {
-			h.v.release()
+			h.drop(s.Nexus)
 		}
 	}
 }
@@ -220,4 +228,17 @@ func (s *sess) putTask(t *task) {
 		s.nfree++
 	}
 	s.mu.Unlock()
+}
+
+// giveUp takes back what the session has asked the gate for and is not decided:
+// its successor must not wait for it, nor be surprised by it.
+func (s *sess) giveUp() { s.over.Do(func() { close(s.quit) }) }
+
+// caller is the session as the control API knows it.
+func (s *sess) caller() api.Caller { return api.Caller{Nexus: s.Nexus, Control: s.control} }
+
+// drop lets go of the volume; nothing runs on the handle any more.
+func (h *handle) drop(nexus string) {
+	h.v.t.gate.Unseat(h.v.uuid, nexus)
+	h.v.release()
 }

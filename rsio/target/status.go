@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"rsio/rsio/admin/api"
-	"rsio/rsio/block"
 	"rsio/rsio/netio"
 )
 
@@ -72,6 +71,8 @@ func (t *Target) Sessions() []api.Session {
 		switch {
 		case s.Closed():
 			a.State = "draining"
+		case s.control:
+			a.State = "control"
 		case len(a.Paths) == 0:
 			a.State = "idle"
 		}
@@ -91,8 +92,8 @@ func (t *Target) Counters() []api.Counters {
 	for _, v := range t.volumeList() {
 		c := &v.stats
 		out = append(out, api.Counters{Name: v.name(), Reads: c.reads.Load(), Writes: c.writes.Load(), Flushes: c.flushes.Load(),
-			Others: c.others.Load(), ReadBytes: c.readBytes.Load(), WriteBytes: c.writeBytes.Load(), Errors: c.errors.Load(),
-			Inflight: uint64(max(0, c.inflight.Load()))})
+			Others: c.others.Load(), ReadBytes: c.readBytes.Load(), WriteBytes: c.writeBytes.Load(), Errors: c.errors.Load(), Conflicts: c.conflicts.Load(),
+			Inflight: uint64(max(0, v.running()))})
 	}
 	return out
 }
@@ -116,41 +117,13 @@ func (t *Target) Events(ctx context.Context, after uint64) []api.Event {
 	return t.opt.Events.Since(ctx, after)
 }
 
-// counted is a device with the volume's counters, for local users.
-type counted struct {
-	block.Device
-	stats    *counters
-	readOnly bool
-	children block.Children
-}
-
-// Info hides what a reader may not do.
-func (c *counted) Info() block.Info {
-	i := c.Device.Info()
-	i.ReadOnly = i.ReadOnly || c.readOnly
-	return i
-}
-
-// Submit counts r.
-func (c *counted) Submit(r *block.Request) {
-	if c.readOnly && r.Op.Changes() {
-		block.Finish(r, block.StatusReadOnly)
-		return
+// running returns how many requests of the volume execute.
+func (v *volume) running() int64 {
+	n := v.stats.local.Load()
+	for _, s := range v.t.sessionsOf(v) {
+		if h := s.handleOf(v); h != nil {
+			n += int64(h.seat.Running())
+		}
 	}
-	c.stats.inflight.Add(1)
-	c.Device.Submit(c.children.Get(r, c))
+	return n
 }
-
-// Complete counts the end of a child; block.Completer.
-func (c *counted) Complete(ch *block.Request) {
-	r := ch.Parent
-	r.N = ch.N
-	c.stats.inflight.Add(-1)
-	c.stats.count(r.Op, r.Len, ch.Status)
-	st := ch.Status
-	c.children.Put(ch)
-	block.Finish(r, st)
-}
-
-// Close is the volume's business.
-func (c *counted) Close(context.Context) error { return nil }

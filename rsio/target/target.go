@@ -38,6 +38,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"rsio/rsio/admin/api"
 	"rsio/rsio/audit"
 	"rsio/rsio/block"
 	"rsio/rsio/buf"
@@ -69,6 +70,8 @@ type Options struct {
 	Budget   uint64 // bytes of payload in flight; 0 means session.DefaultBudget
 	Version  string
 	Events   *audit.Log
+	// Gate makes the disk access manager; nil: everybody may do everything.
+	Gate func(GateHost) (Gate, error)
 }
 
 // Target is a running target. New starts it, Close ends it.
@@ -78,7 +81,9 @@ type Target struct {
 	reg      *registry.Registry
 	id       wire.ID
 	poolInc  uint64
-	admin    func(nexus string, call []byte) []byte
+	admin    func(ctx context.Context, caller api.Caller, call []byte) []byte
+	fence    func(namespace, volume string)
+	gate     Gate
 	instance wire.ID
 	started  time.Time
 	pool     *buf.Pool
@@ -87,6 +92,8 @@ type Target struct {
 
 	mu        sync.Mutex
 	volumes   map[string]*volume
+	uuids     map[string]*volume // the same
+	controls  int                // control sessions
 	sess      map[*session.Session]*sess
 	conns     map[*conn]struct{}
 	pre       []*conn // not logged in, oldest first
@@ -98,8 +105,11 @@ type Target struct {
 
 	ctl      chan func()
 	ctlBytes atomic.Int64
+	calls    atomic.Int64
 
 	stop chan struct{}
+	life context.Context // ends with Close
+	end  context.CancelFunc
 	wg   sync.WaitGroup // listeners and connections
 	bg   sync.WaitGroup // workers and housekeeper
 }
@@ -124,7 +134,7 @@ func New(opt Options) (*Target, error) {
 	}
 	t := &Target{opt: opt, lock: lock, reg: reg, poolInc: inc, started: time.Now(),
 		pool: buf.New(int64(opt.Budget) + poolSlack), budget: session.NewBudget(opt.Budget),
-		volumes: make(map[string]*volume), sess: make(map[*session.Session]*sess), conns: make(map[*conn]struct{}),
+		volumes: make(map[string]*volume), uuids: make(map[string]*volume), sess: make(map[*session.Session]*sess), conns: make(map[*conn]struct{}),
 		ctl: make(chan func(), ctlQueue), stop: make(chan struct{})}
 	sum := sha256.Sum256([]byte(reg.ID()))
 	copy(t.id[:], sum[:])
@@ -133,7 +143,11 @@ func New(opt Options) (*Target, error) {
 	for _, note := range reg.Notes() {
 		opt.Events.Add(audit.Warning, opt.Dir, note)
 	}
+	t.life, t.end = context.WithCancel(context.Background())
 	if err := t.loadVolumes(); err != nil {
+		return nil, errors.Join(err, reg.Close(), lock.Close())
+	}
+	if err := t.openGate(); err != nil {
 		return nil, errors.Join(err, reg.Close(), lock.Close())
 	}
 	t.bg.Add(ctlWorkers + 1)
@@ -152,9 +166,20 @@ func (t *Target) loadVolumes() error {
 	}
 	now := netio.Now()
 	for _, rec := range t.reg.List() {
-		t.volumes[key(rec.Namespace, rec.Name)] = newVolume(t, rec, now)
+		v := newVolume(t, rec, now)
+		t.volumes[v.name()], t.uuids[v.uuid] = v, v
 	}
 	return nil
+}
+
+// openGate makes the gate, which finds the volumes' reservations.
+func (t *Target) openGate() (err error) {
+	if t.opt.Gate == nil {
+		t.gate = &open{seats: make(map[[2]string]*openSeat)}
+		return nil
+	}
+	t.gate, err = t.opt.Gate(t.gateHost())
+	return err
 }
 
 // Serve accepts connections of initiators on l until Close. It takes l over.
@@ -244,7 +269,9 @@ func (t *Target) accept(nc net.Conn) {
 
 // SetAdmin sets what executes a call of the control API that an initiator
 // passes on, before the first Serve.
-func (t *Target) SetAdmin(fn func(nexus string, call []byte) []byte) { t.admin = fn }
+func (t *Target) SetAdmin(fn func(ctx context.Context, caller api.Caller, call []byte) []byte) {
+	t.admin = fn
+}
 
 // loggedIn takes c off the list of those that have to give way.
 func (t *Target) loggedIn(c *conn) {
@@ -292,9 +319,11 @@ func (t *Target) Close(ctx context.Context) error {
 		c.nc.Close(errShutdown)
 	}
 	t.wg.Wait()
+	t.end()
+	err := t.gate.Close() // ends what waits for a disk
 	close(t.stop)
 	t.bg.Wait()
-	err := t.closeVolumes()
+	err = errors.Join(err, t.closeVolumes())
 	return errors.Join(err, t.reg.Close(), t.lock.Close())
 }
 

@@ -19,8 +19,9 @@ type task struct {
 	out  netio.Out
 	hdr  wire.Header // of the request
 	s    *sess
-	c    *conn   // it came on
-	h    *handle // nil: no such volume
+	c    *conn       // it came on
+	h    *handle     // nil: no such volume
+	seat *block.Seat // entered
 	buf  []byte
 	cost int64
 	side bool // a read that executes again
@@ -41,8 +42,27 @@ func (t *task) execute(side bool) {
 		block.Finish(r, st)
 		return
 	}
-	t.h.v.stats.inflight.Add(1)
+	// Nothing between here and the device may hold a request back: the right
+	// it was let in with could be gone.
+	if st := t.enter(); st != block.StatusOK {
+		block.Finish(r, st)
+		return
+	}
 	t.h.dev.Submit(r)
+}
+
+// enter asks the seat, which counts the request as running from now on.
+func (t *task) enter() block.Status {
+	right := t.hdr.Right
+	if !t.c.reserve {
+		right = t.h.right
+	}
+	if st := t.h.seat.Enter(t.req.Op, right); st != block.StatusOK {
+		t.h.v.stats.conflicts.Add(1)
+		return st
+	}
+	t.seat = t.h.seat
+	return block.StatusOK
 }
 
 // admit checks the request once, at the edge.
@@ -74,8 +94,11 @@ func (t *task) admit() block.Status {
 
 // Complete takes the outcome from the device; block.Completer.
 func (t *task) Complete(r *block.Request) {
+	if t.seat != nil {
+		t.seat.Leave(r.Op)
+		t.seat = nil
+	}
 	if t.h != nil {
-		t.h.v.stats.inflight.Add(-1)
 		t.h.v.stats.count(r.Op, r.Len, r.Status)
 		if r.Status == block.StatusNoSpace {
 			t.h.v.noSpace()
@@ -90,7 +113,11 @@ func (t *task) Complete(r *block.Request) {
 		t.answer(t.c, r.Status, t.payload())
 		return
 	}
-	paths := t.s.Slots.Complete(t.hdr.Slot, session.Answer{Status: r.Status})
+	stored := session.Answer{Status: r.Status}
+	if r.Status == block.StatusMiscompare {
+		stored.Value = uint64(r.N)
+	}
+	paths := t.s.Slots.Complete(t.hdr.Slot, stored)
 	// The number may be another connection's by now: the one it came on died,
 	// its successor got the number and asked for the same request.
 	if paths == 1<<t.c.path && t.s.conns[t.c.path].Load() == t.c {
@@ -152,6 +179,12 @@ func (t *task) answer(c *conn, st block.Status, payload []byte) {
 func (t *task) put(c *conn, o *netio.Out, st block.Status, payload []byte) {
 	h := wire.Header{Kind: wire.KindResponse, Op: t.hdr.Op, Status: st, Slot: t.hdr.Slot, Seq: t.hdr.Seq,
 		Len: t.hdr.Len, PayloadLen: uint32(len(payload))}
+	switch {
+	case st == block.StatusMiscompare:
+		h.Off = uint64(t.req.N)
+	case st == block.StatusConflict && c.reserve && t.h != nil:
+		h.Right, _ = t.h.seat.Right()
+	}
 	h.Window, h.Grant = t.s.Window.Get()
 	if c.digest && len(payload) > 0 {
 		h.PayloadCRC = wire.Digest(payload)

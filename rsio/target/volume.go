@@ -46,8 +46,8 @@ type volume struct {
 
 // counters are totals since the start.
 type counters struct {
-	reads, writes, flushes, others, readBytes, writeBytes, errors atomic.Uint64
-	inflight                                                      atomic.Int64
+	reads, writes, flushes, others, readBytes, writeBytes, errors, conflicts atomic.Uint64
+	local                                                                    atomic.Int64 // requests of local users that run
 }
 
 // count notes a finished request.
@@ -64,7 +64,7 @@ func (c *counters) count(op block.Op, n uint32, st block.Status) {
 	default:
 		c.others.Add(1)
 	}
-	if st != block.StatusOK {
+	if st != block.StatusOK && st != block.StatusMiscompare {
 		c.errors.Add(1)
 	}
 }

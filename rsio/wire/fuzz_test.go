@@ -85,6 +85,8 @@ func checkLimits(t *testing.T, h *Header) {
 		switch {
 		case IsControl(h.Op):
 			most = 256 << 10
+		case h.Kind == KindRequest && h.Op == block.OpCompareAndWrite:
+			most = 8192
 		case h.Kind == KindRequest && h.Op == block.OpWrite, h.Kind == KindResponse && h.Op == block.OpRead:
 			most = 1 << 20
 		case h.Kind == KindResponse && h.Op == block.OpBlockStatus:
@@ -124,7 +126,7 @@ func fuzzBody(f *testing.F, name string, fresh func() body, check func(body) err
 
 func FuzzLogin(f *testing.F) {
 	fuzzBody(f, "FuzzLogin", func() body { return new(Login) }, func(v body) error {
-		if l := v.(*Login); len(l.Nexus) == 0 || len(l.Nexus) > 127 || l.VersionMin > l.VersionMax || l.Mode < 1 || l.Mode > 2 {
+		if l := v.(*Login); len(l.Nexus) == 0 || len(l.Nexus) > 127 || l.VersionMin > l.VersionMax || l.Mode < 1 || l.Mode > 3 {
 			return fmt.Errorf("beyond the limits: %+v", l)
 		}
 		return nil
@@ -154,6 +156,39 @@ func FuzzOpenResponse(f *testing.F) {
 		i := v.(*OpenResponse).Info
 		if i.BlockSize == 0 || i.Size%uint64(i.BlockSize) != 0 || i.MaxLen > 1<<20 || i.MaxZero > 1<<30 || i.MaxLen == 0 {
 			return fmt.Errorf("beyond the limits: %+v", i)
+		}
+		return nil
+	})
+}
+
+func FuzzReserveOut(f *testing.F) {
+	fuzzBody(f, "FuzzReserveOut", func() body { return new(ReserveOut) }, func(v body) error {
+		if r := v.(*ReserveOut); len(r.Namespace) > 63 || len(r.Volume) > 63 || len(r.As) > 127 || len(r.To) > 127 {
+			return fmt.Errorf("beyond the limits: %+v", r)
+		}
+		return nil
+	})
+}
+
+func FuzzReserveIn(f *testing.F) {
+	fuzzBody(f, "FuzzReserveIn", func() body { return new(ReserveIn) }, func(v body) error {
+		if r := v.(*ReserveIn); len(r.Namespace) > 63 || len(r.Volume) > 63 || len(r.As) > 127 {
+			return fmt.Errorf("beyond the limits: %+v", r)
+		}
+		return nil
+	})
+}
+
+func FuzzReserveOutResponse(f *testing.F) {
+	fuzzBody(f, "FuzzReserveOutResponse", func() body { return new(ReserveOutResponse) }, func(body) error { return nil })
+}
+
+func FuzzReserveInResponse(f *testing.F) {
+	fuzzBody(f, "FuzzReserveInResponse", func() body { return new(ReserveInResponse) }, func(v body) error {
+		for _, x := range v.(*ReserveInResponse).Registrants {
+			if len(x.Nexus) > 127 {
+				return fmt.Errorf("beyond the limits: %+v", x)
+			}
 		}
 		return nil
 	})

@@ -87,6 +87,24 @@ func goldens() []golden {
 		{"a login that was accepted", "login-response-ok", true, Header{Kind: KindLoginResponse}, &LoginResponse{Version: 1, Features: FeatureDigest, Target: id(0x20), Instance: id(0x30), Session: id(0x10), Slots: 272, Window: 64 << 10, Grant: 1, MaxPayload: MaxPayload, Text: []byte{}}},
 		{"a login that was refused", "login-response-in-use", true, Header{Kind: KindLoginResponse, Status: block.StatusInUse}, &LoginResponse{Version: 1, Target: id(0x20), Instance: id(0x30), MaxPayload: MaxPayload, Text: []byte("another initiator holds nexus host-1 and was heard of a moment ago")}},
 
+		{"a login without I/O", "login-control", true, Header{Kind: KindLogin}, &Login{VersionMin: 1, VersionMax: 1, Features: Features, Mode: LoginControl, Nexus: []byte("host-1/vm-2")}},
+
+		{"compare and write with FUA", "request-compare-and-write", true, req(block.OpCompareAndWrite, 23, Header{Flags: uint16(block.FlagFUA), Off: 4096, Len: 256, Volume: 2, Right: 5}), data},
+		{"compare and write answered", "response-compare-and-write", true, resp(block.OpCompareAndWrite, 23, Header{Len: 256}), nil},
+		{"a miscompare", "response-miscompare", true, resp(block.OpCompareAndWrite, 23, Header{Len: 256, Status: block.StatusMiscompare, Off: 17}), nil},
+		{"write with a right", "request-write-right", true, req(block.OpWrite, 17, Header{Off: 4096, Len: 512, Volume: 2, Right: 0x1122}), data},
+		{"write that is fenced", "response-write-conflict", true, resp(block.OpWrite, 17, Header{Len: 512, Status: block.StatusConflict, Right: 0x1123}), nil},
+		{"preempt", "request-reserve-out", true, req(OpReserveOut, 4, Header{}), &ReserveOut{Action: block.ReservePreemptAbort, Type: block.ReserveWERO, Key: 0xa1, NewKey: 0xb2, Request: [16]byte(id(0x50)), Namespace: []byte("default"), Volume: []byte("vol-1"), As: []byte("host-1/vm-2"), To: []byte{}}},
+		{"move", "request-reserve-move", true, req(OpReserveOut, 4, Header{}), &ReserveOut{Action: block.ReserveMove, Unregister: true, Key: 0xa1, NewKey: 0xb2, Namespace: []byte("default"), Volume: []byte("vol-1"), As: []byte{}, To: []byte("host-2")}},
+		{"preempt answered", "response-reserve-out", true, resp(OpReserveOut, 4, Header{}), &ReserveOutResponse{Generation: 7, Attentions: []block.Attention{block.AttentionReservationsReleased}, Reason: []byte{}}},
+		{"preempt refused", "response-reserve-out-conflict", true, resp(OpReserveOut, 4, Header{Status: block.StatusConflict}), &ReserveOutResponse{Generation: 7, Sense: block.SenseFieldInList, Reason: []byte("host-1 is not registered")}},
+		{"read full status", "request-reserve-in", true, req(OpReserveIn, 5, Header{}), &ReserveIn{What: ReadFullStatus, Report: true, Limit: 10, Namespace: []byte("default"), Volume: []byte("vol-1"), As: []byte{}}},
+		{"full status", "response-reserve-in", true, resp(OpReserveIn, 5, Header{}), &ReserveInResponse{Generation: 7, Capabilities: block.ReserveCapabilities, Type: block.ReserveWERO, Key: 0xa1, Right: 5, Access: block.AccessAll, Conflicts: 3, Total: 2,
+			Registrants: []block.Registrant{{Nexus: "host-1", Key: 0xa1, Holder: true}, {Nexus: "host-2/vm-1", Key: 0xb2}}, Attentions: []block.Attention{block.AttentionRegistrationsPreempted}, Reason: []byte{}}},
+		{"open answered, with a right", "response-open-right", true, resp(OpOpen, 0, Header{}), &OpenResponse{Handle: 2, Info: testInfo, Incarnation: 0x1122334455667788, Right: 5, Access: block.AccessRead}},
+		{"the nexus has another right", "event-right", true, event(EventRight, Header{Volume: 2, Off: 6, Len: uint32(block.AccessRead)}), nil},
+		{"a unit attention", "event-attention", true, event(EventAttention, Header{Volume: 2, Off: uint64(block.AttentionRegistrationsPreempted)}), nil},
+
 		{"read", "request-read", true, req(block.OpRead, 16, Header{Off: 1 << 33, Len: 4096, Volume: 2}), nil},
 		{"write with FUA", "request-write", true, req(block.OpWrite, 17, Header{Flags: uint16(block.FlagFUA), Off: 4096, Len: 512, Volume: 2}), data},
 		{"write without digests", "request-write-plain", false, req(block.OpWrite, 17, Header{Off: 4096, Len: 512, Volume: 2}), data},
@@ -259,7 +277,7 @@ func TestGoldenIsComplete(t *testing.T) {
 			need(KindResponse, op)
 		}
 	}
-	for op := EventResize; op <= EventWindow; op++ {
+	for op := EventResize; op <= EventAttention; op++ {
 		need(KindEvent, op)
 	}
 	for _, k := range []Kind{KindLogin, KindLoginResponse, KindPing, KindPong} {

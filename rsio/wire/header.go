@@ -19,10 +19,10 @@ type Header struct {
 	Slot       uint32
 	PayloadLen uint32 // bytes that follow the header
 	Seq        uint64 // sequence number in the slot; of a ping, its number
-	Off        uint64 // bytes
+	Off        uint64 // bytes; after a miscompare the place of the first difference, counted from the request's
 	Len        uint32 // bytes the operation is about
 	Volume     uint32 // handle from OpOpen
-	Right      uint64 // generation of the right of the nexus; zero in version 1
+	Right      uint64 // generation of the right of the nexus; zero without FeatureReserve
 	Window     uint32 // bytes: wanted (to the target), granted (from it)
 	Grant      uint32 // number of the grant last seen or given
 	PayloadCRC uint32 // CRC32C of the payload, zero without FeatureDigest
@@ -154,7 +154,7 @@ func (h *Header) check() error {
 
 // checkRequest checks what a target relies on before it takes a buffer.
 func (h *Header) checkRequest() error {
-	if h.Status != block.StatusOK || h.Right != 0 {
+	if h.Status != block.StatusOK || IsControl(h.Op) && h.Right != 0 {
 		return ErrReserved
 	}
 	if IsControl(h.Op) {
@@ -173,8 +173,14 @@ func (h *Header) checkRequest() error {
 		return ErrSlot
 	}
 	want := uint32(0)
-	if h.Op == block.OpWrite {
+	switch h.Op {
+	case block.OpWrite:
 		want = h.Len
+	case block.OpCompareAndWrite:
+		if h.Len > block.AtomicLen {
+			return ErrLength
+		}
+		want = 2 * h.Len
 	}
 	if h.PayloadLen != want {
 		return ErrLength
@@ -208,4 +214,22 @@ func (h *Header) checkResponse() error {
 		}
 	}
 	return nil
+}
+
+// Needs returns the features that a header of the transmission phase is
+// allowed with only.
+func (h *Header) Needs() uint64 {
+	switch {
+	case h.Right != 0, h.Status == block.StatusMiscompare:
+		return FeatureReserve
+	case h.Kind == KindRequest, h.Kind == KindResponse:
+		if h.Op == block.OpCompareAndWrite || h.Op == OpReserveIn || h.Op == OpReserveOut {
+			return FeatureReserve
+		}
+	case h.Kind == KindEvent:
+		if h.Op == EventRight || h.Op == EventAttention {
+			return FeatureReserve
+		}
+	}
+	return 0
 }

@@ -18,6 +18,10 @@ type Secret [32]byte
 const (
 	LoginNew  uint8 = 1 // make a session with that Secret; one that has the same is its predecessor
 	LoginJoin uint8 = 2 // add this path to the session
+	// LoginControl makes a session without I/O, of one path, beside any others
+	// of the nexus. Nexus is HOST/VM, or a VM, which then acts for the nexus that
+	// has the volume open under its name.
+	LoginControl uint8 = 3
 )
 
 // Login is the payload of KindLogin. Nexus refers to the payload it was parsed
@@ -62,7 +66,7 @@ func (l *Login) Parse(p []byte) error {
 	if err := c.done(); err != nil {
 		return err
 	}
-	if l.Mode != LoginNew && l.Mode != LoginJoin || l.VersionMin > l.VersionMax {
+	if l.Mode < LoginNew || l.Mode > LoginControl || l.VersionMin > l.VersionMax {
 		return ErrReserved
 	}
 	if len(l.Nexus) == 0 || len(l.Nexus) > MaxNexus {

@@ -62,6 +62,10 @@ type OpenResponse struct {
 	Info        block.Info
 	Replay      Replay
 	Incarnation uint64 // changes when unflushed data may be gone
+
+	// With FeatureReserve only; zero: the peer does not have it.
+	Right  uint64       // generation of the right of the nexus
+	Access block.Access // what it may do now
 }
 
 // Append appends the encoded payload to b.
@@ -76,7 +80,11 @@ func (o *OpenResponse) Append(b []byte) []byte {
 		ro = 1
 	}
 	b = append(b, ro, byte(o.Replay))
-	return binary.BigEndian.AppendUint64(b, o.Incarnation)
+	b = binary.BigEndian.AppendUint64(b, o.Incarnation)
+	if o.Right != 0 {
+		b = append(binary.BigEndian.AppendUint64(b, o.Right), byte(o.Access))
+	}
+	return b
 }
 
 // Parse decodes a payload and checks the limits an initiator relies on.
@@ -90,6 +98,10 @@ func (o *OpenResponse) Parse(p []byte) error {
 	o.Info.ReadOnly = ro == 1
 	o.Replay = Replay(c.u8())
 	o.Incarnation = c.u64()
+	if o.Right, o.Access = 0, 0; len(c.b) > 0 {
+		o.Right, o.Access = c.u64(), block.Access(c.u8())
+		c.bad = c.bad || o.Right == 0 || o.Access > block.AccessAll
+	}
 	if err := c.done(); err != nil {
 		return err
 	}

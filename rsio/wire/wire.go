@@ -49,19 +49,21 @@ const (
 	kindEnd           Kind = 8
 )
 
-// Control operations share the number space of block.Op from 16 on
-// (section 6.3). 7 to 9 are kept for compare-and-write, reserve-in and
-// reserve-out.
+// Control operations share the number space of block.Op (section 6.3).
 const (
-	OpOpen    block.Op = 16 // open a volume: handle, size, limits
-	OpClose   block.Op = 17 // close it and take the nexus off the record of writers
-	OpReclaim block.Op = 18 // all that was in flight before the restart has been sent again
-	OpAdmin   block.Op = 19 // a call of the control API
-	OpLogout  block.Op = 20 // end the session
+	OpReserveIn  block.Op = 8  // read the reservation of a volume
+	OpReserveOut block.Op = 9  // change it
+	OpOpen       block.Op = 16 // open a volume: handle, size, limits
+	OpClose      block.Op = 17 // close it and take the nexus off the record of writers
+	OpReclaim    block.Op = 18 // all that was in flight before the restart has been sent again
+	OpAdmin      block.Op = 19 // a call of the control API
+	OpLogout     block.Op = 20 // end the session
 )
 
 // IsControl reports whether op goes through the control slots.
-func IsControl(op block.Op) bool { return op >= OpOpen && op <= OpLogout }
+func IsControl(op block.Op) bool {
+	return op >= OpOpen && op <= OpLogout || op == OpReserveIn || op == OpReserveOut
+}
 
 // Flags of a request beyond those of block.Flags, which take the low byte.
 const (
@@ -71,9 +73,10 @@ const (
 
 // Feature bits (section 4.3).
 const (
-	FeatureDigest uint64 = 1 << 0 // CRC32C over header and payload
+	FeatureDigest  uint64 = 1 << 0 // CRC32C over header and payload
+	FeatureReserve uint64 = 1 << 1 // reservations: rights, compare-and-write, reserve-in and -out, control sessions
 	// Features are those this implementation offers.
-	Features = FeatureDigest
+	Features = FeatureDigest | FeatureReserve
 )
 
 // Event codes, in Header.Op of a KindEvent frame (section 7).
@@ -82,6 +85,10 @@ const (
 	EventGone   block.Op = 2 // Volume was deleted
 	EventLeave  block.Op = 3 // this path will be closed; use others
 	EventWindow block.Op = 4 // a new window, without a request to carry it
+	// EventRight: Offset is the generation of the right of the nexus on
+	// Volume now, Len what it may do (block.Access).
+	EventRight     block.Op = 5
+	EventAttention block.Op = 6 // Offset is a unit attention of the nexus on Volume (block.Attention)
 )
 
 // Cost returns the credit in bytes that a request with Len bytes takes

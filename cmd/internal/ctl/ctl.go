@@ -45,6 +45,10 @@ func Run(ctx context.Context, env Env, args []string) int {
 	if err == nil {
 		return 0
 	}
+	var code exitCode
+	if errors.As(err, &code) {
+		return int(code)
+	}
 	var e *api.Error
 	if !errors.As(err, &e) { // cobra did not understand the command line
 		e = usage("command line", err.Error(), "see rsioctl --help")
@@ -53,6 +57,13 @@ func Run(ctx context.Context, env Env, args []string) int {
 	_, _ = fmt.Fprintf(env.Stderr, "rsioctl: %s\n", line) // nowhere to report that
 	return e.Kind.ExitCode()
 }
+
+// exitCode is the end of a command that rsioctl has run for somebody: it is
+// passed on, and there is nothing to say.
+type exitCode int
+
+// Error implements error.
+func (c exitCode) Error() string { return fmt.Sprintf("exit code %d", int(c)) }
 
 func usage(op, reason, remedy string) *api.Error {
 	return api.Errorf(api.Usage, op, "", reason, remedy)
@@ -66,7 +77,8 @@ func (a *app) root() *cobra.Command {
 		Long: "rsioctl asks the initiator of this host, else its target. Volume names are [NS/]VOL;\n" +
 			"the namespace \"default\" may be left out. Sizes take K, M, G and T, powers of 1024.\n\n" +
 			"Exit codes: 0 ok, 1 failed, 2 usage, 3 not found, 4 exists or in use, 5 not permitted,\n" +
-			"7 daemon unreachable, 8 timed out, 24 reservation conflict.",
+			"7 daemon unreachable, 8 timed out, 24 reservation conflict or lock lost; lock\n" +
+			"passes on the exit code of its command.",
 		SilenceErrors: true,
 		SilenceUsage:  true,
 	}
@@ -81,7 +93,7 @@ func (a *app) root() *cobra.Command {
 	f.StringVarP(&a.output, "output", "o", "table", "form of the output: table, json or yaml")
 	f.DurationVar(&a.timeout, "timeout", 30*time.Second, "how long to wait for an answer; images and --follow have no limit")
 	a.complete(root, "output", []string{"table", "json", "yaml"})
-	root.AddCommand(a.volume(), a.target(), a.attach(), a.detach(), a.attachment(), a.path(),
+	root.AddCommand(a.volume(), a.target(), a.attach(), a.detach(), a.attachment(), a.path(), a.reservation(), a.lock(),
 		a.status(), a.top(), a.inflight(), a.events(), a.version(), a.man())
 	root.InitDefaultCompletionCmd()
 	return root
@@ -158,6 +170,10 @@ func (a *app) runLong(fn func(ctx context.Context, c *admin.Client, args []strin
 		c, err := a.client()
 		if err == nil {
 			err = fn(cmd.Context(), c, args)
+		}
+		var code exitCode
+		if errors.As(err, &code) {
+			return code
 		}
 		return api.Wrap(err, api.Failed, name(cmd), "", "")
 	}

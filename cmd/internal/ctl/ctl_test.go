@@ -109,9 +109,9 @@ func listRows() []outputRow {
 		{"create", "volume create v1 --size 20G --direct --layer fault:op=write --layer delay:ms=1", "volume v1 created, 20G\n"},
 		{"create in a namespace", "volume create lab/v2 --size 1.5M --target t1", "volume lab/v2 created, 1.5M\n"},
 		{"list", "volume list", `
-NAME    SIZE  USED  STATE  TARGET  OPEN BY  REASON
-v1      20G   0     ok     t1      -        -
-lab/v2  1.5M  0     ok     t1      -        -
+NAME    SIZE  USED  STATE  TARGET  OPEN BY  RESERVED  REASON
+v1      20G   0     ok     t1      -        -         -
+lab/v2  1.5M  0     ok     t1      -        -         -
 `},
 		{"list as JSON", "volume list -o json --target t1", `[
   {
@@ -169,6 +169,7 @@ STATE    ok
 TARGET   t1
 OPEN BY  -
 WRITERS  -
+RESERVED  -
 `},
 		{"grow by", "volume resize v1 --size +10G", "volume v1 has 30G now, 20G before\n"},
 		{"grow to", "volume resize v1 --size 40G", "volume v1 has 40G now, 30G before\n"},

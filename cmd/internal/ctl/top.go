@@ -25,6 +25,7 @@ type Rate struct {
 	ReadBytes  float64 `json:"read_bytes"`  // per second
 	WriteBytes float64 `json:"write_bytes"` // per second
 	Errors     float64 `json:"errors"`      // per second
+	Conflicts  float64 `json:"conflicts"`   // of the errors, those of a reservation, per second
 	ServiceUS  float64 `json:"service_us"`  // mean time of a request, microseconds
 	Inflight   uint64  `json:"inflight"`    // now
 }
@@ -97,6 +98,7 @@ func rates(old, now sample) []Rate {
 			Name: c.Name, Inflight: c.Inflight,
 			Reads: per(c.Reads, b.Reads), Writes: per(c.Writes, b.Writes), Others: per(c.Others+c.Flushes, b.Others+b.Flushes),
 			ReadBytes: per(c.ReadBytes, b.ReadBytes), WriteBytes: per(c.WriteBytes, b.WriteBytes), Errors: per(c.Errors, b.Errors),
+			Conflicts: per(c.Conflicts, b.Conflicts),
 		}
 		if ops := (r.Reads + r.Writes + r.Others) * seconds; ops > 0 {
 			r.ServiceUS = float64((c.Busy - b.Busy).Microseconds()) / ops
@@ -115,11 +117,11 @@ func rateTable(w io.Writer, l []Rate, clear bool) error {
 			return err
 		}
 	}
-	t := newTable("NAME", "READ/S", "WRITE/S", "OTHER/S", "READ", "WRITTEN", "SERVICE", "IN FLIGHT", "ERRORS/S")
+	t := newTable("NAME", "READ/S", "WRITE/S", "OTHER/S", "READ", "WRITTEN", "SERVICE", "IN FLIGHT", "ERRORS/S", "CONFLICTS/S")
 	for _, r := range l {
 		t.row(r.Name, fmt.Sprintf("%.0f", r.Reads), fmt.Sprintf("%.0f", r.Writes), fmt.Sprintf("%.0f", r.Others),
 			api.FormatSize(uint64(r.ReadBytes))+"/s", api.FormatSize(uint64(r.WriteBytes))+"/s", fmt.Sprintf("%.0fus", r.ServiceUS),
-			fmt.Sprint(r.Inflight), fmt.Sprintf("%.0f", r.Errors))
+			fmt.Sprint(r.Inflight), fmt.Sprintf("%.0f", r.Errors), fmt.Sprintf("%.0f", r.Conflicts))
 	}
 	return t.write(w)
 }

@@ -74,9 +74,9 @@ func (a *app) volumeList() *cobra.Command {
 			a.note("volume list: not complete: %s", m)
 		}
 		return a.show(l.Volumes, func(w io.Writer) error {
-			t := newTable("NAME", "SIZE", "USED", "STATE", "TARGET", "OPEN BY", "REASON")
+			t := newTable("NAME", "SIZE", "USED", "STATE", "TARGET", "OPEN BY", "RESERVED", "REASON")
 			for _, v := range l.Volumes {
-				t.row(volumeText(v.Namespace, v.Name), api.FormatSize(v.Size), api.FormatSize(v.Used), v.State, v.Target, strings.Join(v.Open, ","), v.Reason)
+				t.row(volumeText(v.Namespace, v.Name), api.FormatSize(v.Size), api.FormatSize(v.Used), v.State, v.Target, strings.Join(v.Open, ","), v.Reserved, v.Reason)
 			}
 			return t.write(w)
 		})
@@ -106,6 +106,7 @@ func (a *app) volumeShow() *cobra.Command {
 			t.row("TARGET", v.Target)
 			t.row("OPEN BY", strings.Join(v.Open, " "))
 			t.row("WRITERS", strings.Join(v.Writers, " "))
+			t.row("RESERVED", v.Reserved)
 			return t.write(w)
 		})
 	})
@@ -115,7 +116,7 @@ func (a *app) volumeShow() *cobra.Command {
 
 func (a *app) volumeResize() *cobra.Command {
 	var size, target string
-	var sure bool
+	var sure, force bool
 	c := &cobra.Command{
 		Use: "resize [NS/]VOL --size SIZE|+SIZE", Short: "Change the size of a volume", Args: args("VOL"),
 		Example:           "  rsioctl volume resize v1 --size +10G",
@@ -142,7 +143,7 @@ func (a *app) volumeResize() *cobra.Command {
 			return api.Errorf(api.Usage, op, args[0], "from "+api.FormatSize(old.Size)+" to "+api.FormatSize(n)+" destroys what is behind the new end",
 				"repeat it with --yes if you are sure")
 		}
-		v, err := c.VolumeResize(ctx, target, ns, name, api.ResizeSpec{Size: n, Shrink: sure})
+		v, err := c.VolumeResize(ctx, target, ns, name, api.ResizeSpec{Size: n, Shrink: sure, Force: force})
 		if err != nil {
 			return err
 		}
@@ -150,6 +151,7 @@ func (a *app) volumeResize() *cobra.Command {
 	})
 	c.Flags().StringVar(&size, "size", "", "new size, or +SIZE to add")
 	c.Flags().BoolVar(&sure, "yes", false, "allow a smaller size: what is behind the new end is destroyed")
+	c.Flags().BoolVar(&force, "force", false, "also if others have reserved it")
 	a.targetFlag(c, &target, targetHelp)
 	return c
 }
@@ -172,7 +174,7 @@ func (a *app) volumeDelete() *cobra.Command {
 		return a.show(struct{}{}, say("volume %s deleted", args[0]))
 	})
 	c.Flags().BoolVar(&sure, "yes", false, "yes, destroy it")
-	c.Flags().BoolVar(&force, "force", false, "even if somebody has it open")
+	c.Flags().BoolVar(&force, "force", false, "also if it is open, or reserved by others")
 	a.targetFlag(c, &target, targetHelp)
 	return c
 }

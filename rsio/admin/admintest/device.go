@@ -29,7 +29,7 @@ func NewDevice(size uint64) *Device {
 	return &Device{
 		Caps: block.Info{
 			BlockSize: 512, MaxLen: block.MaxLen, MaxZero: block.MaxZero,
-			Features: block.CanFlush | block.CanFUA | block.CanDiscard | block.CanZero | block.CanBlockStatus,
+			Features: block.CanFlush | block.CanFUA | block.CanDiscard | block.CanZero | block.CanBlockStatus | block.CanCompareAndWrite,
 		},
 		data: make([]byte, size),
 	}
@@ -116,6 +116,15 @@ func (d *Device) execute(r *block.Request) block.Status {
 				break
 			}
 		}
+	case block.OpCompareAndWrite:
+		old, fresh := r.Buf[:r.Len], r.Buf[r.Len:]
+		for n := range old {
+			if old[n] != b[n] {
+				r.N = uint32(n)
+				return block.StatusMiscompare
+			}
+		}
+		copy(b, fresh)
 	case block.OpFlush:
 	default:
 		return block.StatusUnsupported

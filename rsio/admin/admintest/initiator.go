@@ -211,5 +211,5 @@ func (i *Initiator) Forward(ctx context.Context, target string, c api.Call) (api
 			return api.Reply{}, ctx.Err()
 		}
 	}
-	return admin.Call(admin.NewTargetHandler(t), c), nil
+	return admin.Call(ctx, admin.NewTargetHandler(t), api.Caller{Nexus: i.State.Name}, c), nil
 }

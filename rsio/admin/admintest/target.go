@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"rsio/dam"
 	"rsio/rsio/admin/api"
 	"rsio/rsio/audit"
 	"rsio/rsio/block"
@@ -25,6 +26,9 @@ type Target struct {
 	devices  map[string]*Device
 	counters []api.Counters
 	open     int
+	reserved map[string]*dam.State // by namespace and name, as volumes
+	held     time.Duration         // how long a change of a reservation takes
+	lost     bool                  // blocks are refused
 }
 
 // NewTarget returns a target without volumes.
@@ -34,9 +38,10 @@ func NewTarget(name string) *Target {
 			Role: "target", Name: name, Version: "test", Summary: "all is well", State: "ok",
 			Started: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC), Portals: []string{"127.0.0.1:8861"},
 		},
-		Log:     audit.New(nil),
-		volumes: map[string]api.Volume{},
-		devices: map[string]*Device{},
+		Log:      audit.New(nil),
+		volumes:  map[string]api.Volume{},
+		devices:  map[string]*Device{},
+		reserved: map[string]*dam.State{},
 	}
 }
 
@@ -135,6 +140,7 @@ func (t *Target) VolumeList() []api.Volume {
 // used fills in how much of a volume is not zero.
 func (t *Target) used(k string) api.Volume {
 	v := t.volumes[k]
+	v.Reserved = reservedText(t.reserved[k])
 	if d := t.devices[k]; d != nil {
 		for b := d.Content(); len(b) > 0; b = b[min(len(b), 4096):] {
 			if !isZero(b[:min(len(b), 4096)]) {
@@ -156,7 +162,7 @@ func (t *Target) VolumeShow(namespace, name string) (api.Volume, error) {
 }
 
 // VolumeResize implements api.TargetService.
-func (t *Target) VolumeResize(namespace, name string, size uint64, shrink bool) (api.Volume, error) {
+func (t *Target) VolumeResize(by, namespace, name string, size uint64, shrink, force bool) (api.Volume, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	v, ok := t.volumes[namespace+"/"+name]
@@ -166,13 +172,16 @@ func (t *Target) VolumeResize(namespace, name string, size uint64, shrink bool) 
 	if size < v.Size && !shrink {
 		return v, api.Errorf(api.Usage, "", "", "it would become smaller", "allow that")
 	}
+	if err := t.mayChange(by, namespace+"/"+name, force); err != nil {
+		return v, err
+	}
 	v.Size = size
 	t.volumes[namespace+"/"+name] = v
 	return v, nil
 }
 
 // VolumeDelete implements api.TargetService.
-func (t *Target) VolumeDelete(namespace, name string, force bool) error {
+func (t *Target) VolumeDelete(by, namespace, name string, force bool) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	k := namespace + "/" + name
@@ -183,7 +192,11 @@ func (t *Target) VolumeDelete(namespace, name string, force bool) error {
 	if len(v.Open) > 0 && !force {
 		return block.StatusInUse
 	}
+	if err := t.mayChange(by, k, force); err != nil {
+		return err
+	}
 	delete(t.volumes, k)
+	delete(t.reserved, k)
 	delete(t.devices, k)
 	return nil
 }

@@ -36,9 +36,10 @@ type Volume struct {
 	Layers    []string `json:"layers,omitempty"`
 	State     string   `json:"state"` // one word: ok, failed, grace
 	Reason    string   `json:"reason,omitempty"`
-	Target    string   `json:"target,omitempty"`  // name of the target, filled in by the initiator
-	Writers   []string `json:"writers,omitempty"` // nexuses on record as writing
-	Open      []string `json:"open,omitempty"`    // nexuses that have it open now
+	Target    string   `json:"target,omitempty"`   // name of the target, filled in by the initiator
+	Writers   []string `json:"writers,omitempty"`  // nexuses on record as writing
+	Reserved  string   `json:"reserved,omitempty"` // type and holder of the reservation
+	Open      []string `json:"open,omitempty"`     // nexuses that have it open now
 }
 
 // TargetSpec names a target and its portals for an initiator.
@@ -139,6 +140,7 @@ type Counters struct {
 	ReadBytes  uint64        `json:"read_bytes"`
 	WriteBytes uint64        `json:"write_bytes"`
 	Errors     uint64        `json:"errors"`
+	Conflicts  uint64        `json:"conflicts"` // of the errors, those of a reservation
 	Inflight   uint64        `json:"inflight"`
 	Busy       time.Duration `json:"busy"` // sum of service times
 }
@@ -201,6 +203,16 @@ type Common interface {
 	Events(ctx context.Context, after uint64) []Event
 	// OpenDevice opens a volume for import or export; done closes it.
 	OpenDevice(ctx context.Context, namespace, volume string, write bool) (dev block.Device, done func(), err error)
+	// Reservation reports the unit attentions of the nexus that as names (see
+	// ReserveSpec.As); without one there is nobody to report to. target is
+	// where an initiator asks, empty for the one that has the volume; a target
+	// ignores it.
+	Reservation(ctx context.Context, target, namespace, volume, as string) (Reservation, error)
+	// Reserve changes a reservation. A refusal is an error of kind Conflict or
+	// Usage.
+	Reserve(ctx context.Context, target, namespace, volume string, spec ReserveSpec) (ReserveResult, error)
+	// Block reads or compares and writes a few bytes.
+	Block(ctx context.Context, target, namespace, volume string, c BlockCall) (BlockReply, error)
 }
 
 // TargetService is what package admin serves for a target.
@@ -210,9 +222,11 @@ type TargetService interface {
 	VolumeList() []Volume
 	VolumeShow(namespace, name string) (Volume, error)
 	// VolumeResize sets the size in bytes; a smaller one needs shrink.
-	VolumeResize(namespace, name string, size uint64, shrink bool) (Volume, error)
-	// VolumeDelete refuses a volume that is open unless force is set.
-	VolumeDelete(namespace, name string, force bool) error
+	// A nexus by has to have the right to write the volume, unless force is set.
+	VolumeResize(by, namespace, name string, size uint64, shrink, force bool) (Volume, error)
+	// VolumeDelete refuses a volume that is open, or reserved by others than
+	// by, unless force is set.
+	VolumeDelete(by, namespace, name string, force bool) error
 }
 
 // InitiatorService is what package admin serves for an initiator.

@@ -13,6 +13,7 @@ type VolumeList struct {
 type ResizeSpec struct {
 	Size   uint64 `json:"size"`             // bytes
 	Shrink bool   `json:"shrink,omitempty"` // needed if it is less than before
+	Force  bool   `json:"force,omitempty"`  // also if others have reserved the volume
 }
 
 // DetachSpec asks for the end of an attachment, by name or URI.

@@ -81,6 +81,7 @@ type Device struct {
 	children block.Children
 	syncer   *syncer
 
+	caw      sync.RWMutex // held for reading by changes, for writing by compare-and-write
 	resizeMu sync.Mutex
 	syncMu   sync.Mutex // around every fdatasync; see the package comment
 	failed   atomic.Bool
@@ -196,7 +197,8 @@ func (d *Device) probe() error {
 func (d *Device) Info() block.Info {
 	i := block.Info{
 		Size: d.size.Load(), BlockSize: 1, MaxLen: block.MaxLen, MaxZero: block.MaxZero, ReadOnly: d.opt.ReadOnly,
-		Features: block.CanFlush | block.CanFUA | block.CanDiscard | block.CanZero | block.CanFastZero | block.CanBlockStatus,
+		Features: block.CanFlush | block.CanFUA | block.CanDiscard | block.CanZero | block.CanFastZero | block.CanBlockStatus |
+			block.CanCompareAndWrite,
 	}
 	if d.opt.Direct {
 		i.BlockSize = directAlign

@@ -65,6 +65,23 @@ func (d *Device) write(off uint64, p []byte) block.Status {
 	return st
 }
 
+// compareAndWrite executes r while no other change does.
+func (d *Device) compareAndWrite(r *block.Request) block.Status {
+	d.caw.Lock()
+	defer d.caw.Unlock()
+	b := d.bounce.Get(int(r.Len)) // one for each worker: it never waits but inline on tmpfs, and then not for disks
+	defer d.bounce.Put(b)
+	if st := d.readFull(r.Off, b); st != block.StatusOK {
+		return st
+	}
+	if i := block.Differs(b, r.Buf[:r.Len]); i >= 0 {
+		r.N = uint32(i)
+		return block.StatusMiscompare
+	}
+	copy(b, r.Buf[r.Len:])
+	return d.writeFull(r.Off, b)
+}
+
 func (d *Device) readFull(off uint64, p []byte) block.Status {
 	for len(p) > 0 {
 		n, err := d.sys.pread(d.fd, p, int64(off))

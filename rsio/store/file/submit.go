@@ -26,7 +26,7 @@ func (d *Device) submit(r *block.Request) {
 			return
 		}
 		d.workers.Submit(r)
-	case block.OpWrite, block.OpDiscard, block.OpWriteZeroes:
+	case block.OpWrite, block.OpDiscard, block.OpWriteZeroes, block.OpCompareAndWrite:
 		d.submitChange(r)
 	case block.OpFlush:
 		d.submitFlush(r)
@@ -56,7 +56,7 @@ func (d *Device) submitChange(r *block.Request) {
 		d.fin.Finish(r, block.StatusReadOnly)
 	case d.failed.Load():
 		d.fin.Finish(r, block.StatusIO)
-	case d.tmpfs && r.Op == block.OpWrite:
+	case d.tmpfs && (r.Op == block.OpWrite || r.Op == block.OpCompareAndWrite):
 		st := d.serve(r)
 		if st == block.StatusOK && r.Flags&block.FlagFUA != 0 {
 			st = d.syncStatus()
@@ -89,7 +89,7 @@ type written Device
 // Complete implements block.Completer, on a worker.
 func (w *written) Complete(child *block.Request) {
 	d, r, st := (*Device)(w), child.Parent, child.Status
-	r.Depth = child.Depth
+	r.Depth, r.N = child.Depth, child.N
 	d.children.Put(child)
 	if st != block.StatusOK {
 		d.fin.Finish(r, st)
@@ -110,7 +110,11 @@ func (d *Device) serve(r *block.Request) block.Status {
 	case block.OpRead:
 		return d.read(r.Off, r.Buf)
 	case block.OpWrite:
+		d.caw.RLock() // uncontended 20 ns of a system call's 1 to 5 us
+		defer d.caw.RUnlock()
 		return d.write(r.Off, r.Buf)
+	case block.OpCompareAndWrite:
+		return d.compareAndWrite(r)
 	case block.OpDiscard, block.OpWriteZeroes:
 		return d.zero(r)
 	case block.OpBlockStatus:

@@ -28,6 +28,8 @@ func (d *Device) zero(r *block.Request) block.Status {
 }
 
 func (d *Device) zeroStep(off, n uint64, keep, fast bool) block.Status {
+	d.caw.RLock()
+	defer d.caw.RUnlock()
 	if !keep {
 		st := d.allocate(&d.noPunch, unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, off, n)
 		if st != block.StatusUnsupported {

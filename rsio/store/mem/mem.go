@@ -67,7 +67,7 @@ func (d *Device) Info() block.Info {
 	return block.Info{
 		Size: size, BlockSize: d.opt.BlockSize, MaxLen: block.MaxLen, MaxZero: block.MaxZero, ReadOnly: d.opt.ReadOnly,
 		Features: block.CanFlush | block.CanFUA | block.CanDiscard | block.CanZero | block.CanFastZero |
-			block.CanBlockStatus | block.NeverBlocks,
+			block.CanBlockStatus | block.NeverBlocks | block.CanCompareAndWrite,
 	}
 }
 
@@ -127,6 +127,9 @@ func (d *Device) serve(r *block.Request) block.Status {
 		}
 		return block.StatusOK
 	}
+	if r.Op == block.OpCompareAndWrite {
+		return d.compareAndWrite(r)
+	}
 	d.mu.RLock()
 	defer d.mu.RUnlock()
 	if r.End() > d.size {
@@ -144,5 +147,22 @@ func (d *Device) serve(r *block.Request) block.Status {
 	default:
 		return block.StatusUnsupported
 	}
+	return block.StatusOK
+}
+
+// compareAndWrite executes r while no other request does.
+func (d *Device) compareAndWrite(r *block.Request) block.Status {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if r.End() > d.size {
+		return block.StatusInvalid
+	}
+	now := make([]byte, r.Len)
+	d.read(r.Off, now)
+	if i := block.Differs(now, r.Buf[:r.Len]); i >= 0 {
+		r.N = uint32(i)
+		return block.StatusMiscompare
+	}
+	d.write(r.Off, r.Buf[r.Len:], r.Flags&block.FlagFUA != 0)
 	return block.StatusOK
 }

@@ -22,7 +22,7 @@ func New(size uint64) *Device {
 	return &Device{info: block.Info{
 		Size: size, BlockSize: 1, MaxLen: block.MaxLen, MaxZero: block.MaxZero,
 		Features: block.CanFlush | block.CanFUA | block.CanDiscard | block.CanZero | block.CanFastZero |
-			block.CanBlockStatus | block.NeverBlocks,
+			block.CanBlockStatus | block.NeverBlocks | block.CanCompareAndWrite,
 	}}
 }
 
@@ -44,6 +44,11 @@ func serve(r *block.Request) block.Status {
 	case block.OpRead:
 		clear(r.Buf)
 	case block.OpWrite, block.OpFlush, block.OpDiscard, block.OpWriteZeroes:
+	case block.OpCompareAndWrite:
+		if i := block.Differs(r.Buf[:r.Len], make([]byte, r.Len)); i >= 0 { // what is there is zeroes
+			r.N = uint32(i)
+			return block.StatusMiscompare
+		}
 	case block.OpBlockStatus:
 		r.N = 0
 		block.AppendExtent(r, block.Extent{Len: uint64(r.Len), Flags: block.ExtentHole | block.ExtentZero})
