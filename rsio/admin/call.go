@@ -13,8 +13,9 @@ import (
 )
 
 // Call runs c against h in memory: a target uses it for calls that came
-// through a session, which is caller's; the end of ctx ends it. Streams are refused and events do not
-// wait. A control session may do little else than reserve and lock.
+// through a session, which is caller's; the end of ctx ends it. Streams are
+// refused and events do not wait. A control session may do little else than
+// reserve and lock.
 func Call(ctx context.Context, h http.Handler, caller api.Caller, c api.Call) api.Reply {
 	refuse := func(kind api.Kind, why, remedy string) api.Reply {
 		e := api.Errorf(kind, "call", c.Path, why, remedy)

@@ -338,7 +338,10 @@ func (c *Client) dropSlots(fx *effects) {
 			fx.finishCtl(sl.ctl, block.StatusUnknown)
 		case sl.req != nil && sl.answered:
 			c.settle(sl, fx)
-		case sl.req != nil && sl.vol.state == volClosed:
+		// A compare-and-write is never sent again after a restart: if it had
+		// executed, it would find its own work and report a miscompare. Who
+		// asked for it reads back.
+		case sl.req != nil && (sl.vol.state == volClosed || sl.req.Op == block.OpCompareAndWrite):
 			sl.vol.inflight--
 			fx.finish(sl.req, block.StatusUnknown)
 		case sl.req != nil:

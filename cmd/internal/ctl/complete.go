@@ -32,16 +32,16 @@ func (a *app) completeArgs(n int, files bool, list names) cobra.CompletionFunc {
 }
 
 func (a *app) ask(cmd *cobra.Command, list names) []string {
-	c, err := a.client()
-	if err != nil {
-		return nil // a shell shows no errors
-	}
 	ctx := cmd.Context()
 	if ctx == nil {
 		ctx = context.Background()
 	}
 	ctx, cancel := context.WithTimeout(ctx, completeTime)
 	defer cancel()
+	c, err := a.client(ctx)
+	if err != nil {
+		return nil // a shell shows no errors
+	}
 	l, err := list(ctx, c)
 	if err != nil {
 		return nil // likewise

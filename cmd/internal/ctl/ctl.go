@@ -16,6 +16,8 @@ import (
 
 	"rsio/rsio/admin"
 	"rsio/rsio/admin/api"
+	"rsio/rsio/initiator"
+	"rsio/rsio/transport"
 )
 
 // Env is the world around a run of rsioctl.
@@ -33,6 +35,7 @@ type app struct {
 	admin   string
 	output  string
 	timeout time.Duration
+	session *initiator.Control // for --admin rsio:...
 }
 
 // Run executes the command line args (without the name of the program) and
@@ -89,7 +92,7 @@ func (a *app) root() *cobra.Command {
 		return usage(name(c), err.Error(), "see "+c.CommandPath()+" --help")
 	})
 	f := root.PersistentFlags()
-	f.StringVar(&a.admin, "admin", "", "control socket, unix:PATH (default: $RSIO_ADMIN, else the initiator of this host, else its target)")
+	f.StringVar(&a.admin, "admin", "", "control socket, unix:PATH, or from inside a VM rsio:VM@HOST:PORT (default: $RSIO_ADMIN, else the initiator of this host, else its target)")
 	f.StringVarP(&a.output, "output", "o", "table", "form of the output: table, json or yaml")
 	f.DurationVar(&a.timeout, "timeout", 30*time.Second, "how long to wait for an answer; images and --follow have no limit")
 	a.complete(root, "output", []string{"table", "json", "yaml"})
@@ -167,7 +170,10 @@ func (a *app) runLong(fn func(ctx context.Context, c *admin.Client, args []strin
 		if a.timeout <= 0 {
 			return usage(name(cmd), "the timeout is not positive", "give one like --timeout 30s")
 		}
-		c, err := a.client()
+		c, err := a.client(cmd.Context())
+		if a.session != nil {
+			defer a.session.Close()
+		}
 		if err == nil {
 			err = fn(cmd.Context(), c, args)
 		}
@@ -180,7 +186,7 @@ func (a *app) runLong(fn func(ctx context.Context, c *admin.Client, args []strin
 }
 
 // client finds the daemon.
-func (a *app) client() (*admin.Client, error) {
+func (a *app) client(ctx context.Context) (*admin.Client, error) {
 	socket := a.admin
 	if socket == "" {
 		socket = a.Getenv("RSIO_ADMIN")
@@ -192,11 +198,29 @@ func (a *app) client() (*admin.Client, error) {
 		}
 		return admin.NewClient(path), nil
 	}
+	if who, ok := strings.CutPrefix(socket, "rsio:"); ok {
+		return a.controlSession(ctx, who)
+	}
 	path, ok := strings.CutPrefix(socket, "unix:")
 	if !ok || path == "" {
-		return nil, api.Errorf(api.Usage, "connect to", fmt.Sprintf("%.120q", socket), "this is not an address of a control socket", "give unix:PATH")
+		return nil, api.Errorf(api.Usage, "connect to", fmt.Sprintf("%.120q", socket), "this is not an address of a control socket", "give unix:PATH, or rsio:VM@HOST:PORT")
 	}
 	return admin.NewClient(path), nil
+}
+
+// controlSession opens a control session at a target: VM@ADDR or HOST/VM@ADDR.
+// It is for VMs, which have no initiator of their own: reservations, locks and
+// status, no I/O.
+func (a *app) controlSession(ctx context.Context, who string) (*admin.Client, error) {
+	nexus, at, ok := strings.Cut(who, "@")
+	addr, err := transport.ParseAddr(at)
+	if !ok || err != nil {
+		return nil, api.Errorf(api.Usage, "connect to", fmt.Sprintf("%.120q", "rsio:"+who), "this names no VM and portal", "give rsio:VM@HOST:PORT or rsio:HOST/VM@HOST:PORT")
+	}
+	if a.session, err = initiator.DialControl(ctx, addr, nexus); err != nil {
+		return nil, err
+	}
+	return admin.NewClientOver(a.session), nil
 }
 
 // volumeArg splits [NS/]VOL.

@@ -360,6 +360,10 @@ func TestCompletion(t *testing.T) {
 	for _, row := range []struct{ desc, line, want string }{
 		{"volumes", "__complete volume show", "v1"},
 		{"volumes to attach", "__complete attach", "v1"},
+		{"volumes to reserve", "__complete pr preempt", "v1"},
+		{"volumes to look at", "__complete reservation show", "v1"},
+		{"types", "__complete pr reserve --type", "wear"},
+		{"volumes to lock", "__complete lock", "v1"},
 		{"targets", "__complete target show", "t1"},
 		{"targets of a flag", "__complete volume list --target", "t1"},
 		{"attachments", "__complete detach", "v1~vm1"},

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"os/exec"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -147,17 +148,18 @@ func lockError(err error) error {
 // lockFailed is what rsioctl says of an error of package lock.
 func lockFailed(ctx context.Context, volume string, err error) error {
 	var e *api.Error
+	text := strings.TrimPrefix(err.Error(), "lock: ")
 	switch {
 	case errors.Is(err, lock.ErrForeign):
-		return api.Errorf(api.Usage, "lock", volume, err.Error(), "")
+		return api.Errorf(api.Usage, "lock", volume, text, "")
 	case errors.Is(err, lock.ErrNewer):
-		return api.Errorf(api.Failed, "lock", volume, err.Error(), "")
+		return api.Errorf(api.Failed, "lock", volume, text, "")
 	case errors.Is(ctx.Err(), context.DeadlineExceeded):
-		return api.Errorf(api.Timeout, "lock", volume, err.Error(), "wait longer with --wait, or look with --show; --force takes it from its holder")
+		return api.Errorf(api.Timeout, "lock", volume, text, "wait longer with --wait, or look with --show; --force takes it from its holder")
 	case errors.As(err, &e):
 		return api.Errorf(e.Kind, "lock", volume, e.Reason, e.Remedy)
 	}
-	return api.Errorf(api.Failed, "lock", volume, err.Error(), "")
+	return api.Errorf(api.Failed, "lock", volume, text, "")
 }
 
 // LockState is what lock --show prints.

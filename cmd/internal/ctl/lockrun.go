@@ -42,11 +42,14 @@ func (g *guarded) run(ctx context.Context, cmd *exec.Cmd) error {
 	signals := make(chan os.Signal, 8)
 	signal.Notify(signals, os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	defer signal.Stop(signals)
+	term := lend(cmd)
 	if err := cmd.Start(); err != nil {
+		term.takeBack()
 		g.giveBack(ctx)
 		return api.Errorf(api.Failed, "lock", g.volume, "the command cannot be run: "+err.Error(), "")
 	}
-	lost := g.watch(ctx, cmd, signals)
+	lost := g.watch(ctx, cmd, signals, term)
+	term.takeBack()
 	if late := g.giveBack(ctx); lost == nil && errors.Is(late, lock.ErrLost) {
 		lost = late
 	}
@@ -59,7 +62,7 @@ func (g *guarded) run(ctx context.Context, cmd *exec.Cmd) error {
 
 // watch returns when the command has ended, with the error of a lock that was
 // lost before.
-func (g *guarded) watch(ctx context.Context, cmd *exec.Cmd, signals <-chan os.Signal) (lost error) {
+func (g *guarded) watch(ctx context.Context, cmd *exec.Cmd, signals <-chan os.Signal, term *terminal) (lost error) {
 	keep, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
 	kept, ended := make(chan error, 1), make(chan struct{})
@@ -85,6 +88,8 @@ func (g *guarded) watch(ctx context.Context, cmd *exec.Cmd, signals <-chan os.Si
 			lostYet = nil
 			group(syscall.SIGTERM)
 			kill = time.After(g.held.Left() - g.held.Left()/8)
+		case <-term.changed:
+			term.goOn(cmd.Process.Pid)
 		case <-kill:
 			group(syscall.SIGKILL)
 		case <-ended:

@@ -6,6 +6,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"strconv"
@@ -37,7 +38,7 @@ func hashKey(nexus string) uint64 {
 // actingNexus returns the nexus that as means: at an initiator a VM of its
 // host or the host, at a target the nexus itself.
 func actingNexus(ctx context.Context, c *admin.Client, op, volume, as string) (string, error) {
-	s, err := c.Status(ctx, "")
+	s, err := daemonStatus(ctx, c, op, volume)
 	if err != nil {
 		return "", err
 	}
@@ -47,10 +48,24 @@ func actingNexus(ctx context.Context, c *admin.Client, op, volume, as string) (s
 		}
 		return s.Name + "/" + strings.TrimPrefix(as, s.Name+"/"), nil
 	}
-	if as == "" {
+	if as == "" { // a control session says who it acts for
+		ns, vol := volumeArg(volume)
+		if x, err := c.Reservation(ctx, "", ns, vol, ""); err != nil || x.Nexus != "" {
+			return x.Nexus, err
+		}
 		return "", api.Errorf(api.Usage, op, volume, "a target does not know who acts", "name the nexus with --as HOST or --as HOST/VM, or ask the initiator of that host")
 	}
 	return as, nil
+}
+
+// daemonStatus is the status of the daemon, asked for as a part of op.
+func daemonStatus(ctx context.Context, c *admin.Client, op, volume string) (api.Status, error) {
+	s, err := c.Status(ctx, "")
+	var e *api.Error
+	if errors.As(err, &e) {
+		return s, api.Errorf(e.Kind, op, volume, e.Reason, e.Remedy)
+	}
+	return s, err
 }
 
 // attentions prints unit attentions, one a line.
@@ -73,7 +88,7 @@ func (a *app) reserveLook(c *cobra.Command, as *string, fn func(volume string, r
 		who := ""
 		if as != nil {
 			if who = *as; who == "" {
-				s, err := c.Status(ctx, "")
+				s, err := daemonStatus(ctx, c, "reservation show", args[0])
 				if err != nil {
 					return err
 				}
