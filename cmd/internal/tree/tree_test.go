@@ -68,7 +68,7 @@ var rules = []rule{
 	{"rsio/target", daemon},
 	{"rsio/initiator", daemon},
 	{"rsio/admin/api", "rsio/block"},
-	{"rsio/admin/admintest", "rsio/admin rsio/admin/api rsio/audit rsio/block"},
+	{"rsio/admin/admintest", "rsio/admin rsio/admin/api rsio/audit rsio/block dam"}, // a double that only tests import
 	{"rsio/admin", "rsio/stack rsio/target rsio/initiator rsio/registry rsio/audit rsio/block rsio/buf rsio/admin/api"},
 	{"rsio/sim", below},
 	{"rsio/blocktest", below},
