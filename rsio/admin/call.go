@@ -42,7 +42,24 @@ func Call(ctx context.Context, h http.Handler, caller api.Caller, c api.Call) ap
 	if w.code == 0 {
 		w.code = http.StatusOK
 	}
-	return api.Reply{Code: w.code, Body: w.body.Bytes()}
+	reply := api.Reply{Code: w.code, Body: w.body.Bytes()}
+	if caller.Control && r.URL.Path == "/v1/status" {
+		reply = discreet(reply)
+	}
+	return reply
+}
+
+// discreet leaves out of a status what a VM has no business with: other
+// sessions, and that other volumes exist.
+func discreet(r api.Reply) api.Reply {
+	var s api.Status
+	if r.Code != http.StatusOK || json.Unmarshal(r.Body, &s) != nil {
+		return r
+	}
+	s = api.Status{Role: s.Role, Name: s.Name, Version: s.Version, State: s.State, Started: s.Started, Warnings: s.Warnings,
+		Summary: s.Role + " " + s.Name + " answers: " + s.State + "."}
+	r.Body, _ = json.Marshal(s) // plain fields cannot fail
+	return r
 }
 
 // controlMay reports whether a control session may do r.

@@ -138,7 +138,9 @@ func loginFrame(l wire.Login) []byte {
 	if l.Mode == 0 {
 		l.Mode, l.Serial = wire.LoginNew, max(l.Serial, 1)
 	}
-	l.Features = wire.FeatureDigest
+	if l.Features == 0 {
+		l.Features = wire.FeatureDigest
+	}
 	return frame(wire.Header{Kind: wire.KindLogin}, l.Append(nil))
 }
 
@@ -162,6 +164,12 @@ func (c *client) recv() (wire.Header, []byte, error) {
 		return h, p, errors.New("wrong digest of a payload")
 	}
 	return h, p, nil
+}
+
+func (c *client) loginWith(l wire.Login, features uint64) block.Status {
+	c.t.Helper()
+	l.Features = features
+	return c.login(l)
 }
 
 func (c *client) login(l wire.Login) block.Status {
