@@ -28,6 +28,8 @@ type rig struct {
 	replay wire.Replay
 	window uint32
 	grant  uint32
+	right  uint64 // 0: the target has no rights
+	access block.Access
 }
 
 func newRig(t testing.TB) *rig {
@@ -62,11 +64,18 @@ func (r *rig) login(slots uint32) {
 		r.t.Fatalf("LoginFor: mode %d, %v", l.Mode, ok)
 	}
 	r.gen++
-	next := r.c.LoginDone(&l, block.StatusOK, &wire.LoginResponse{Version: 1, Features: wire.FeatureDigest, Instance: wire.ID{r.gen},
+	next := r.c.LoginDone(&l, block.StatusOK, &wire.LoginResponse{Version: 1, Features: r.features(), Instance: wire.ID{r.gen},
 		Session: wire.ID{r.gen}, Slots: slots + wire.ControlSlots, Window: r.window, Grant: r.grant, MaxPayload: wire.MaxPayload})
 	if next != NextUse {
 		r.t.Fatalf("LoginDone: %d", next)
 	}
+}
+
+func (r *rig) features() uint64 {
+	if r.right == 0 {
+		return wire.FeatureDigest
+	}
+	return wire.Features
 }
 
 // path adds a connection.
@@ -108,7 +117,8 @@ func (r *rig) serve() {
 				var p []byte
 				if s.h.Op == wire.OpOpen {
 					p = (&wire.OpenResponse{Handle: r.handle, Replay: r.replay, Incarnation: r.inc, Info: block.Info{Size: 1 << 30, BlockSize: 512,
-						MaxLen: block.MaxLen, MaxZero: block.MaxZero, Features: block.CanFlush | block.CanFUA}}).Append(nil)
+						MaxLen: block.MaxLen, MaxZero: block.MaxZero, Features: block.CanFlush | block.CanFUA},
+						Right: r.right, Access: r.access}).Append(nil)
 					r.handle++
 				}
 				f.reply(s, block.StatusOK, p)
