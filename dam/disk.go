@@ -3,6 +3,7 @@
 package dam
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -61,8 +62,8 @@ func (d *DAM) choose(path, id string, first, second []byte) (v *volume, behind b
 	a, errA := decodeFor(id, first)
 	b, errB := decodeFor(id, second)
 	switch {
-	case errA != nil && errB != nil:
-		return nil, false, fmt.Errorf("reservations of volume %s: neither copy can be read: %s: %w; registry: %w. Restore one of them from a backup; the data of the volume was not touched", id, path, errA, errB)
+	case a == nil && b == nil && (errA != nil || errB != nil):
+		return nil, false, fmt.Errorf("reservations of volume %s: no copy can be read: %s: %w; registry: %w. Restore one of them from a backup; the data of the volume was not touched", id, path, orNone(errA), orNone(errB))
 	case errA != nil:
 		d.warn(id, "%v: taken from the registry", errA)
 	case errB != nil:
@@ -71,7 +72,7 @@ func (d *DAM) choose(path, id string, first, second []byte) (v *volume, behind b
 	s := a
 	switch {
 	case a == nil && b == nil:
-		return nil, errA != nil || errB != nil, nil
+		return nil, false, nil
 	case a == nil || b != nil && b.Version > a.Version:
 		if s = b; errA == nil {
 			d.warn(id, "the journal is behind the registry (version %d): taken from the registry", b.Version)
@@ -102,6 +103,16 @@ func (d *DAM) recover(v *volume, before *State) {
 		v.behind = true
 		d.warn(v.id, "second copy: %v: tried again before the next answer", err)
 	}
+}
+
+// errNone stands for a copy that is not there.
+var errNone = errors.New("it has none")
+
+func orNone(err error) error {
+	if err == nil {
+		return errNone
+	}
+	return err
 }
 
 // decodeFor decodes a copy; no copy is no state.
