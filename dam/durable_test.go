@@ -76,7 +76,11 @@ func (s *store) open() {
 	if err := s.try(); err != nil {
 		s.t.Fatal(err)
 	}
-	s.t.Cleanup(func() { _ = s.d.Close() }) // closed twice by some tests
+	s.t.Cleanup(func() {
+		if s.d != nil {
+			_ = s.d.Close() // closed twice by some tests
+		}
+	})
 }
 
 func (s *store) act(volume, nexus string, r block.ReserveOut) block.ReserveResult {
