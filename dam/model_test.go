@@ -40,7 +40,7 @@ var modelTable2 = map[block.ReserveType]map[string]block.Access{
 }
 
 // modelRemembered is how many stored results one nexus has.
-const modelRemembered = 4
+const modelRemembered = 16
 
 type modelReg struct {
 	nexus string

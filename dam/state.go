@@ -14,7 +14,7 @@ import (
 const (
 	MaxNamed      = 4096 // nexuses with a right of their own or an attention, without a registration
 	MaxDone       = 256  // stored results
-	maxDonePerOne = 4    // of these, of one nexus
+	maxDonePerOne = 16   // of these, of one nexus: several clients may act for it, and repeat late
 )
 
 // State is the reservation of one volume. It is never changed: Apply makes a
