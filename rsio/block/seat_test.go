@@ -95,14 +95,14 @@ func TestP4_Seat(t *testing.T) {
 					refused.Add(1)
 					continue
 				}
-				inside.Add(1)
 				let.Add(1)
+				inside.Add(1)
 				inside.Add(-1)
 				s.Leave(OpWrite)
 			}
 		})
 	}
-	for n := uint64(2); n < 60; n++ {
+	for n := uint64(2); n < 40; n++ {
 		for before := let.Load(); let.Load() == before; {
 			runtime.Gosched()
 		}
@@ -112,6 +112,11 @@ func TestP4_Seat(t *testing.T) {
 		}
 		if k := inside.Load(); k != 0 {
 			t.Fatalf("P4: round %d: %d writes run after the drain", n, k)
+		}
+		before := let.Load()
+		time.Sleep(300 * time.Microsecond)
+		if k := let.Load() - before; k != 0 {
+			t.Fatalf("P4: round %d: %d writes were let in after the drain", n, k)
 		}
 		right.Store(n)
 		s.Set(n, AccessAll)
