@@ -9,7 +9,7 @@ FIRST ?= 1
 FUZZTIME ?= 15s
 ROUNDS ?= 50
 
-.PHONY: help build deps test race lint sim fuzz e2e demo bench soak-paths soak-kill trunk man clean
+.PHONY: help build deps test race lint sim fuzz e2e demo bench soak-paths soak-kill soak-fence trunk man clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
@@ -50,6 +50,9 @@ soak-paths: build ## ROUNDS rounds of every path fault, idle and with busy cores
 
 soak-kill: build ## ROUNDS kills of target and initiator under verified load
 	RSIO_BIN=$(CURDIR)/bin RSIO_ROUNDS=$(ROUNDS) go test ./cmd/internal/e2e -timeout 6h -v -run 'Kill'
+
+soak-fence: ## ROUNDS fenced victims, crashes and linearizability histories of reservations
+	RSIO_ROUNDS=$(ROUNDS) go test ./dam -count=1 -timeout 6h -v -run 'P4_PreemptAbort|P5_Crash|P5_Linearizable'
 
 trunk: build ## throughput over one and over two links of 400 Mbit/s (root)
 	RSIO_BIN=$(CURDIR)/bin RSIO_TRUNK=1 go test ./cmd/internal/e2e -timeout 30m -v -run Trunk

@@ -26,7 +26,7 @@ func (d *DAM) load(path string, found journal.Found) error {
 		if ok && first.Removed {
 			return fmt.Errorf("reservations: %s says that volume %s was deleted, and the registry has it: restore both from one backup of the pool's directory", path, id)
 		}
-		v, behind, err := d.choose(path, id, first.State, second)
+		v, behind, err := d.choose(path, id, first.State, second, d.j.Usable())
 		if err != nil {
 			return err
 		}
@@ -55,15 +55,18 @@ func (d *DAM) load(path string, found journal.Found) error {
 	return nil
 }
 
-// choose returns a volume in the later of its two states, nil if it has none.
+// choose returns a volume in the later of its two states, nil if it has none;
+// whole says that the journal is not damaged.
 // Every answered change is in both copies, the journal first. So a copy that
 // cannot be read loses nothing that was answered, as long as the other can.
-func (d *DAM) choose(path, id string, first, second []byte) (v *volume, behind bool, err error) {
+func (d *DAM) choose(path, id string, first, second []byte, whole bool) (v *volume, behind bool, err error) {
 	a, errA := decodeFor(id, first)
 	b, errB := decodeFor(id, second)
 	switch {
-	case a == nil && b == nil && (errA != nil || errB != nil):
-		return nil, false, fmt.Errorf("reservations of volume %s: no copy can be read: %s: %w; registry: %w. Restore one of them from a backup; the data of the volume was not touched", id, path, orNone(errA), orNone(errB))
+	case errB != nil && (a == nil || !whole): // what is left of the journal may be older than what was answered
+		return nil, false, fmt.Errorf("reservations of volume %s: no copy can be trusted: %s: %w; registry: %w. Restore one of them from a backup; the data of the volume was not touched", id, path, orNone(errA), errB)
+	case errA != nil && b == nil:
+		return nil, false, fmt.Errorf("reservations of volume %s: %s: %w; the registry has no copy. Restore one from a backup; the data of the volume was not touched", id, path, errA)
 	case errA != nil:
 		d.warn(id, "%v: taken from the registry", errA)
 	case errB != nil:
@@ -105,8 +108,8 @@ func (d *DAM) recover(v *volume, before *State) {
 	}
 }
 
-// errNone stands for a copy that is not there.
-var errNone = errors.New("it has none")
+// errNone stands for a copy that cannot be told to be the last one.
+var errNone = errors.New("it is damaged, or has none")
 
 func orNone(err error) error {
 	if err == nil {

@@ -169,9 +169,21 @@ func (v *volume) do(j *job) block.ReserveResult {
 	v.commit(n, out.Raised)
 	v.announce(old, n, out.Raised)
 	if err != nil {
+		v.retell(j.nexus, out.Attentions) // the answer does not report them
 		return failed(err)
 	}
 	return out.ReserveResult
+}
+
+// retell lets attentions wait again.
+func (v *volume) retell(nexus string, codes []block.Attention) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	n := v.state.clone()
+	for _, c := range codes {
+		n.tell(nexus, c)
+	}
+	v.state = n
 }
 
 func failed(err error) block.ReserveResult {
