@@ -86,8 +86,7 @@ func (m *crashImage) tear(rng *rand.Rand) bool {
 	if last == 0 || at != len(b) {
 		return false
 	}
-	volume := string(b[last+crashID : last+crashID+int(b[last+crashIDLen])])
-	if second := m.second[volume]; second != nil {
+	if second := m.second[string(b[last+crashID:last+crashID+int(b[last+crashIDLen])])]; second != nil {
 		s, err := dam.Decode(second)
 		if err != nil || s.Version >= binary.BigEndian.Uint64(b[last+crashVersion:]) {
 			return false

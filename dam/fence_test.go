@@ -107,7 +107,6 @@ type lane struct {
 	dev, own block.Device
 	rng      *rand.Rand
 	answered []time.Duration // by round: when preempt-and-abort had answered
-	seq      uint64
 }
 
 func (f *fenceLab) addLane(tg *target.Target, n int) {
