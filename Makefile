@@ -24,7 +24,7 @@ test: deps ## run all tests: unit, simulation, end to end with real clients and 
 	@export RSIO_NOT_CHECKED=$$(mktemp); go test -count=1 -timeout 20m ./...; code=$$?; cat $$RSIO_NOT_CHECKED; rm -f $$RSIO_NOT_CHECKED; exit $$code
 
 race: ## run the unit tests with the race detector
-	@export RSIO_NOT_CHECKED=$$(mktemp); CGO_ENABLED=1 go test -race -short -timeout 20m $$(go list ./... | grep -v -e /e2e -e /sim); code=$$?; cat $$RSIO_NOT_CHECKED; rm -f $$RSIO_NOT_CHECKED; exit $$code
+	@export RSIO_NOT_CHECKED=$$(mktemp); CGO_ENABLED=1 go test -race -short -timeout 10m $$(go list ./... | grep -v -e /e2e -e /sim); code=$$?; cat $$RSIO_NOT_CHECKED; rm -f $$RSIO_NOT_CHECKED; exit $$code
 
 lint: ## go vet and staticcheck
 	go vet ./...
