@@ -15,6 +15,7 @@ import (
 
 	"rsio/rsio/block"
 	"rsio/rsio/blocktest"
+	"rsio/rsio/layer/fault"
 	"rsio/rsio/store/mem"
 )
 
@@ -118,6 +119,17 @@ func memory(t testing.TB, size uint64, bs uint32) *mem.Device {
 		}
 	})
 	return d
+}
+
+// slow puts a layer with faults over a device.
+func slow(t testing.TB, d block.Device, rules ...fault.Rule) *fault.Device {
+	f := fault.New(d, rules...)
+	t.Cleanup(func() {
+		if err := f.Close(ctx(t)); err != nil {
+			t.Errorf("close: %v", err)
+		}
+	})
+	return f
 }
 
 // open opens a file and closes it when the test ends.
