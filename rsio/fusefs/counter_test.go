@@ -6,6 +6,7 @@ import (
 	"sync/atomic"
 
 	"rsio/rsio/block"
+	"rsio/rsio/store/mem"
 )
 
 // counter counts what arrives at a device, and may say that it cannot do some
@@ -44,3 +45,7 @@ func (c *counter) Submit(r *block.Request) {
 }
 
 func (c *counter) count(op block.Op) int64 { return c.n[op].Load() }
+
+func newReadOnly() (*mem.Device, error) {
+	return mem.New(mem.Options{Size: 1 << 20, ReadOnly: true})
+}
