@@ -8,10 +8,8 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
@@ -48,20 +46,14 @@ func (s *FS) Mount(dir string) error {
 		return err
 	}
 	m = &mount{dir: dir, root: os.Geteuid() == 0, ended: make(chan struct{})}
-	at := dir
-	if m.root {
-		if at, err = s.direct(dir); err != nil {
-			return err
-		}
-	} else if err := s.checkHelper(); err != nil {
+	fd, err := connect(dir, s.opt.Private)
+	if err != nil {
 		return fmt.Errorf("mount %s: %w", dir, err)
 	}
-	m.server, err = fuse.NewServer(&raw{RawFileSystem: fuse.NewDefaultRawFileSystem(), fs: s}, at, s.options())
+	// go-fuse takes a connection that is there by this name.
+	m.server, err = fuse.NewServer(&raw{RawFileSystem: fuse.NewDefaultRawFileSystem(), fs: s}, "/dev/fd/"+strconv.Itoa(fd), s.options())
 	if err != nil {
-		if m.root {
-			_ = unix.Unmount(dir, unix.MNT_DETACH) // nobody serves it
-		}
-		return fmt.Errorf("mount %s: %w", dir, err)
+		return fmt.Errorf("mount %s: %w", dir, errors.Join(err, detach(dir, m.root)))
 	}
 	s.mu.Lock()
 	s.mount = m
@@ -81,12 +73,8 @@ func (s *FS) Mount(dir string) error {
 // options is what the kernel is asked for.
 func (s *FS) options() *fuse.MountOptions {
 	return &fuse.MountOptions{
-		AllowOther:    !s.opt.Private,
-		Options:       []string{"default_permissions"},
 		MaxBackground: s.opt.MaxBackground,
 		MaxWrite:      maxIO,
-		FsName:        "rsio",
-		Name:          "rsio",
 		Logger:        slog.NewLogLogger(s.log.Handler(), slog.LevelWarn),
 		// Reads fill go-fuse's buffers; there is no file to splice from.
 		DisableSplice: true,
@@ -100,47 +88,6 @@ func (s *FS) options() *fuse.MountOptions {
 		// serve; a page cache of any kind would show old data.
 		DisabledCapabilities: fuse.CAP_OVER_IO_URING | fuse.CAP_WRITEBACK_CACHE | fuse.CAP_DIRECT_IO_ALLOW_MMAP | fuse.CAP_PASSTHROUGH,
 	}
-}
-
-// direct mounts as root and returns the name of the connection for go-fuse,
-// which itself would leave it open in every child of this process.
-func (s *FS) direct(dir string) (string, error) {
-	fd, err := unix.Open("/dev/fuse", unix.O_RDWR|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return "", fmt.Errorf("mount %s: /dev/fuse: %w: load the kernel module fuse, or give the container the device", dir, err)
-	}
-	opts := fmt.Sprintf("fd=%d,rootmode=40000,user_id=0,group_id=0,max_read=%d,default_permissions", fd, maxIO)
-	if !s.opt.Private {
-		opts += ",allow_other"
-	}
-	if err := unix.Mount("rsio", dir, "fuse.rsio", unix.MS_NOSUID|unix.MS_NODEV, opts); err != nil {
-		_ = unix.Close(fd) // nothing was written
-		if errors.Is(err, unix.EPERM) {
-			err = fmt.Errorf("%w: root needs CAP_SYS_ADMIN for it", err)
-		}
-		return "", fmt.Errorf("mount %s: %w", dir, err)
-	}
-	return "/dev/fd/" + strconv.Itoa(fd), nil
-}
-
-// checkHelper says what a mount by another user than root lacks.
-func (s *FS) checkHelper() error {
-	if _, err := exec.LookPath("fusermount3"); err != nil {
-		return errors.New("fusermount3 is missing, which mounts for users other than root: install the package fuse3")
-	}
-	if s.opt.Private {
-		return nil
-	}
-	conf, err := os.ReadFile("/etc/fuse.conf")
-	if err != nil && !errors.Is(err, os.ErrNotExist) {
-		return err
-	}
-	for line := range strings.Lines(string(conf)) {
-		if strings.TrimSpace(line) == "user_allow_other" {
-			return nil
-		}
-	}
-	return errors.New("other users may not be let in: add the line user_allow_other to /etc/fuse.conf, mount as root, or keep them out (Private)")
 }
 
 // bury takes away mounts on dir whose server has died.
@@ -265,42 +212,4 @@ func (s *FS) leave(m *mount, force bool) error {
 		return &InUseError{What: "the mount", Openers: open}
 	}
 	return err
-}
-
-// abort makes the kernel answer all requests itself, and detaches.
-func (m *mount) abort() error {
-	if m.root {
-		err := unix.Unmount(m.dir, unix.MNT_FORCE|unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
-		if errors.Is(err, unix.EINVAL) { // somebody detached it before: files are open
-			err = m.abortConn()
-		}
-		return err
-	}
-	return errors.Join(m.abortConn(), helper("-u", "-z", m.dir))
-}
-
-func (m *mount) abortConn() error {
-	path := fmt.Sprintf("/sys/fs/fuse/connections/%d/abort", m.conn)
-	err := os.WriteFile(path, []byte("1\n"), 0o200)
-	if errors.Is(err, os.ErrNotExist) { // the connection has ended, or fusectl is not mounted
-		return nil
-	}
-	return err
-}
-
-// detach takes whatever is mounted on dir out of the tree.
-func detach(dir string, root bool) error {
-	if root {
-		return unix.Unmount(dir, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
-	}
-	return helper("-u", "-z", dir)
-}
-
-// helper runs fusermount3.
-func helper(args ...string) error {
-	out, err := exec.Command("fusermount3", args...).CombinedOutput()
-	if err != nil {
-		return fmt.Errorf("fusermount3: %w: %s", err, strings.TrimSpace(string(out)))
-	}
-	return nil
 }
