@@ -16,8 +16,9 @@ import (
 // that run at once, and somebody who waits for all of them. It is used by one
 // handler at a time and pooled, so that a request allocates nothing.
 type call struct {
-	f    *file
-	info block.Info // as it was when the request came
+	f     *file
+	info  block.Info // as it was when the request came
+	right uint64     // what its block requests carry
 
 	first  piece        // most need only one
 	used   bool         // first is
@@ -59,15 +60,16 @@ type pools struct {
 	pieces sync.Pool
 }
 
-// begin returns a call for a request of f; end takes it back.
-func (s *FS) begin(f *file) *call {
+// begin returns a call for a request of f with the kernel's number; end takes
+// it back.
+func (s *FS) begin(f *file, unique uint64) *call {
 	c, _ := s.pools.calls.Get().(*call)
 	if c == nil {
 		c = &call{wake: make(chan struct{}, 1)}
 		c.first.c = c
 		c.hold.wake = make(chan struct{}, 1)
 	}
-	c.f, c.info = f, f.Device.Info()
+	c.f, c.info, c.right = f, f.Device.Info(), f.rights.of(unique)
 	c.left.Store(1)
 	return c
 }
@@ -114,7 +116,7 @@ func (c *call) one(s *FS, op block.Op, flags block.Flags, off uint64, n uint32, 
 		c.more = append(c.more, p)
 	}
 	c.used = true
-	p.req = block.Request{Op: op, Flags: flags, Off: off, Len: n, Buf: b, Nexus: c.f.Nexus, Right: c.info.Right, Done: p}
+	p.req = block.Request{Op: op, Flags: flags, Off: off, Len: n, Buf: b, Nexus: c.f.Nexus, Right: c.right, Done: p}
 	c.left.Add(1)
 	if st := block.Check(c.info, &p.req); st != block.StatusOK {
 		block.Finish(&p.req, st)

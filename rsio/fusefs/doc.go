@@ -59,6 +59,11 @@
 // its buffer until the completion (rule 7 of package block): a process that is
 // killed meanwhile ends when its requests have ended.
 //
+// # Rights
+//
+// A request carries the right (block.Request.Right) that the nexus had when the
+// kernel queued it; whoever learns that it is another one calls FS.Fence.
+//
 // # Goroutines and locks
 //
 // go-fuse runs one goroutine for each request in flight; it waits for the
@@ -66,5 +71,6 @@
 // of the mount, joins it. FS.mu guards names, nodes and handles, and is held
 // neither for a device nor for the kernel. A hung device holds up its own file
 // and, once Options.MaxBackground requests wait for it, asynchronous requests
-// to others: the kernel counts them for the whole mount.
+// to others: the kernel counts them for the whole mount. go-fuse takes a buffer
+// of 1 MiB for each write in flight, of which only what is used is resident.
 package fusefs

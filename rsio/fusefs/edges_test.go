@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -121,10 +122,10 @@ func TestEnd(t *testing.T) {
 // failing ends every request in a status.
 type failing struct {
 	block.Device
-	st block.Status
+	st atomic.Uint32
 }
 
-func (f *failing) Submit(r *block.Request) { block.Finish(r, f.st) }
+func (f *failing) Submit(r *block.Request) { block.Finish(r, block.Status(f.st.Load())) }
 
 // TestErrno: what a status is to a process.
 func TestErrno(t *testing.T) {
@@ -145,7 +146,7 @@ func TestErrno(t *testing.T) {
 		{block.StatusClosed, unix.EIO},
 		{block.StatusBusy, unix.EIO},
 	} {
-		d.st = row.st
+		d.st.Store(uint32(row.st))
 		p := make([]byte, 512)
 		for what, do := range map[string]func() error{
 			"read":          func() error { _, err := unix.Pread(fd, p, 0); return err },

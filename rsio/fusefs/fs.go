@@ -57,6 +57,7 @@ type file struct {
 	since   time.Time
 	in      block.Inflight // requests; closed when the file is removed
 	ranges  ranges
+	rights  rights
 	removed bool
 	lookups uint64 // references that the kernel has
 	handles map[uint64]*handle
@@ -107,6 +108,7 @@ func (s *FS) Add(add File) error {
 	}
 	f := &file{File: add, node: s.node(), dir: d, since: time.Now(), handles: make(map[uint64]*handle)}
 	f.ranges.init()
+	f.rights.state.Store(&rightState{now: f.Device.Info().Right})
 	d.files[f.Name], s.files[f.node] = f, f
 	return nil
 }

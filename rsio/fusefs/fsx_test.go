@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"os"
+	"strconv"
 	"sync"
 	"testing"
 	"time"
@@ -36,7 +38,10 @@ const fsxMax = 160 << 10 // bytes; of one operation
 // TestRandom runs random operations on devices of all kinds.
 func TestRandom(t *testing.T) {
 	seed := uint64(time.Now().UnixNano())
-	t.Logf("seed %d", seed)
+	if s, err := strconv.ParseUint(os.Getenv("RSIO_SEED"), 10, 64); err == nil {
+		seed = s
+	}
+	t.Logf("seed %d (RSIO_SEED)", seed)
 	rows := []struct {
 		desc    string
 		bs      uint32

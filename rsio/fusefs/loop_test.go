@@ -156,10 +156,10 @@ func TestFioVerify(t *testing.T) {
 		name := "vol" + strconv.Itoa(int(bs))
 		path := r.add(name, memory(t, 32<<20, bs))
 		for _, kind := range [][]string{
-			{"--bs=4k", "--size=32m"},
-			{"--bs=512", "--size=4m"},
-			{"--bs=1000", "--direct=0", "--size=4000000"}, // parts of blocks
-			{"--bsrange=4k-128k", "--serialize_overlap=1", "--size=32m"},
+			{"--bs=4k", "--size=8m"},
+			{"--bs=512", "--size=1m"},
+			{"--bs=1000", "--direct=0", "--size=1000000"}, // parts of blocks
+			{"--bsrange=4k-128k", "--serialize_overlap=1", "--size=8m"},
 		} {
 			run(t, append([]string{"fio", "--name=x", "--filename=" + path, "--direct=1", "--ioengine=libaio", "--iodepth=32", "--rw=randwrite",
 				"--verify=crc32c", "--verify_fatal=1", "--do_verify=1"}, kind...)...)

@@ -139,6 +139,7 @@ func (s *FS) over(m *mount) {
 		clear(f.handles)
 		f.wakeIdle()
 		f.lookups = 0
+		f.rights.state.Store(&rightState{now: f.rights.state.Load().now}) // numbers begin again
 		s.forget(f, 0)
 	}
 	clear(s.handles)

@@ -115,6 +115,9 @@ func (r *raw) GetAttr(_ <-chan struct{}, in *fuse.GetAttrIn, out *fuse.AttrOut) 
 	if f == nil {
 		dirAttr(&out.Attr, in.NodeId)
 	} else {
+		if t := f.rights.barrier.Load(); t != 0 && t == in.Pid {
+			f.renew(in.Unique)
+		}
 		f.attr(&out.Attr)
 	}
 	return fuse.OK

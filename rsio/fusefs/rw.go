@@ -49,7 +49,7 @@ func (r *raw) Read(_ <-chan struct{}, in *fuse.ReadIn, b []byte) (fuse.ReadResul
 		return nil, fuse.EIO
 	}
 	defer h.f.in.Leave()
-	c := r.fs.begin(h.f)
+	c := r.fs.begin(h.f, in.Unique)
 	defer r.fs.end(c)
 	size := c.info.Size
 	if in.Offset >= size {
@@ -141,7 +141,7 @@ func (r *raw) Write(_ <-chan struct{}, in *fuse.WriteIn, b []byte) (uint32, fuse
 	if !h.write {
 		return 0, fuse.EBADF
 	}
-	c := r.fs.begin(h.f)
+	c := r.fs.begin(h.f, in.Unique)
 	defer r.fs.end(c)
 	size := c.info.Size
 	if len(b) == 0 {
@@ -202,7 +202,7 @@ func (r *raw) Fsync(_ <-chan struct{}, in *fuse.FsyncIn) fuse.Status {
 	if h.f.ReadOnly {
 		return fuse.OK // nothing was written through it
 	}
-	c := r.fs.begin(h.f)
+	c := r.fs.begin(h.f, in.Unique)
 	defer r.fs.end(c)
 	return errno(c.flush(r.fs)) // of a handle for reading too: sync(1) opens so
 }

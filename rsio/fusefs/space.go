@@ -23,7 +23,7 @@ func (r *raw) Fallocate(_ <-chan struct{}, in *fuse.FallocateIn) fuse.Status {
 	if !h.write {
 		return fuse.EBADF
 	}
-	c := r.fs.begin(h.f)
+	c := r.fs.begin(h.f, in.Unique)
 	defer r.fs.end(c)
 	keep := in.Mode&unix.FALLOC_FL_KEEP_SIZE != 0
 	end := in.Offset + in.Length
@@ -96,7 +96,7 @@ func (r *raw) Lseek(cancel <-chan struct{}, in *fuse.LseekIn, out *fuse.LseekOut
 		return fuse.EIO
 	}
 	defer h.f.in.Leave()
-	c := r.fs.begin(h.f)
+	c := r.fs.begin(h.f, in.Unique)
 	defer r.fs.end(c)
 	hole := in.Whence == unix.SEEK_HOLE
 	if !hole && in.Whence != unix.SEEK_DATA {

@@ -11,6 +11,7 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 
@@ -92,9 +93,10 @@ func names(t *testing.T, dir string) []string {
 // TestAttributes: what Attr says now.
 func TestAttributes(t *testing.T) {
 	r := newRig(t, Options{})
-	state := "up"
+	var state atomic.Value
+	state.Store("up")
 	path := r.addFile(File{Namespace: "default", Name: "vol", Device: memory(t, 1<<20, 1), Attr: func() map[string]string {
-		return map[string]string{"user.rsio.volume": "vol", "user.rsio.state": state, "user.rsio.long": strings.Repeat("x", 3000)}
+		return map[string]string{"user.rsio.volume": "vol", "user.rsio.state": state.Load().(string), "user.rsio.long": strings.Repeat("x", 3000)}
 	}})
 	get := func(name string) string {
 		p := make([]byte, 4096)
@@ -107,7 +109,7 @@ func TestAttributes(t *testing.T) {
 	if a, b := get("user.rsio.state"), get("user.rsio.long"); a != "up" || len(b) != 3000 {
 		t.Error(a, b)
 	}
-	state = "down"
+	state.Store("down")
 	if a := get("user.rsio.state"); a != "down" {
 		t.Error(a)
 	}
