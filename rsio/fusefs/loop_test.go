@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"rsio/rsio/block"
+	"rsio/rsio/blocktest"
 )
 
 // loop makes a loop device of a file; it is taken away when the test ends.
@@ -56,7 +57,7 @@ func TestLoop(t *testing.T) {
 	r := newRig(t, Options{})
 	need(t, "losetup", "mkfs.ext4", "e2fsck", "fstrim")
 	if _, err := os.Stat("/dev/loop-control"); err != nil {
-		t.Skip("no loop devices here: " + err.Error())
+		blocktest.NotChecked(t, "no loop devices here: "+err.Error())
 	}
 	d := &counter{Device: memory(t, 64<<20, 4096)}
 	path := r.add("vol", d)
@@ -118,7 +119,7 @@ func TestLoop(t *testing.T) {
 func TestFilesystems(t *testing.T) {
 	r := newRig(t, Options{})
 	if _, err := os.Stat("/dev/loop-control"); err != nil {
-		t.Skip("no loop devices here: " + err.Error())
+		blocktest.NotChecked(t, "no loop devices here: "+err.Error())
 	}
 	for _, row := range []struct {
 		kind  string
