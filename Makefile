@@ -3,7 +3,7 @@
 
 SHELL := /bin/bash
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
-PACKAGES := fio nbdkit nbd-server nbd-client qemu-utils libnbd-bin python3-libnbd iproute2 nftables e2fsprogs
+PACKAGES := fio nbdkit nbd-server nbd-client qemu-utils libnbd-bin python3-libnbd iproute2 nftables e2fsprogs xfsprogs btrfs-progs fuse3
 SEEDS ?= 5000
 FIRST ?= 1
 FUZZTIME ?= 15s

@@ -37,15 +37,6 @@ const (
 	reqLen   = 4096
 )
 
-// frontend is nobody: the benchmark is the client.
-type frontend struct{}
-
-func (frontend) Clients(string) int     { return 0 }
-func (frontend) Close(string)           {}
-func (frontend) URI(name string) string { return name }
-func (frontend) Addresses() []string    { return nil }
-func (frontend) Fence(string)           {}
-
 // stack starts a target and an initiator and returns the attached volume.
 func stack(t testing.TB, dir, kind, network string, paths int) block.Device {
 	t.Helper()
@@ -91,7 +82,7 @@ func stack(t testing.TB, dir, kind, network string, paths int) block.Device {
 func attach(t testing.TB, events *audit.Log, spec api.TargetSpec) block.Device {
 	t.Helper()
 	run := t.TempDir()
-	i, err := initiator.New(initiator.Options{Name: "h", RunDir: run, DataDir: run, Events: events, Frontend: frontend{}}, []api.TargetSpec{spec}, spec)
+	i, err := initiator.New(initiator.Options{Name: "h", RunDir: run, DataDir: run, Events: events, Frontend: initiator.Headless{}}, []api.TargetSpec{spec}, spec)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -28,15 +28,6 @@ import (
 	"rsio/rsio/transport"
 )
 
-// nobody is a frontend without clients.
-type nobody struct{}
-
-func (nobody) Clients(string) int     { return 0 }
-func (nobody) Close(string)           {}
-func (nobody) URI(name string) string { return name }
-func (nobody) Fence(string)           {}
-func (nobody) Addresses() []string    { return nil }
-
 // fenceLab is a real target with a disk access manager and two real initiators,
 // the victims' with two paths and the preemptors'.
 type fenceLab struct {
@@ -77,7 +68,7 @@ func newFenceLab(t *testing.T, lanes int) *fenceLab {
 	start := func(name string, addrs []string) *initiator.Initiator {
 		run := t.TempDir()
 		spec := api.TargetSpec{Name: "st", Addresses: addrs}
-		i, err := initiator.New(initiator.Options{Name: name, RunDir: run, DataDir: run, Events: audit.New(nil), Frontend: nobody{}}, []api.TargetSpec{spec}, spec)
+		i, err := initiator.New(initiator.Options{Name: name, RunDir: run, DataDir: run, Events: audit.New(nil), Frontend: initiator.Headless{}}, []api.TargetSpec{spec}, spec)
 		if err != nil {
 			t.Fatal(err)
 		}

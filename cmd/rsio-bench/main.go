@@ -17,7 +17,7 @@ import (
 
 func main() {
 	root := &cobra.Command{Use: "rsio-bench", Short: "Measure RSIO", Version: daemon.Version()}
-	root.AddCommand(compareCommand())
+	root.AddCommand(compareCommand(), soakCommand())
 	os.Exit(daemon.Main("rsio-bench", root, os.Args[1:], os.Stderr))
 }
 

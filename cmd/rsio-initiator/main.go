@@ -36,6 +36,8 @@ a local address. Without a target it looks at 127.0.0.1:8861.`,
 			return c.run(cmd.Context())
 		},
 	}
+	cmd.AddCommand(filesCommand())
+	cmd.CompletionOptions.HiddenDefaultCmd = true
 	cmd.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &daemon.UsageError{Err: err} })
 	f := cmd.Flags()
 	f.StringArrayVar(&c.Target, "target", nil, "a target and its portals, repeatable")
@@ -46,6 +48,7 @@ a local address. Without a target it looks at 127.0.0.1:8861.`,
 	f.StringVar(&c.Name, "name", "", "name of this host, the HOST of every nexus (default: its host name)")
 	f.BoolVar(&c.Insecure, "insecure", false, "allow --nbd on addresses that others can reach")
 	f.DurationVar(&c.ParkTimeout, "park-timeout", 0, "how long I/O waits without a path before it fails (0: for ever)")
+	f.StringVar(&c.Mount, "mount", "", "make every attachment a file below this directory (default: RUN/files, and only where --fuse or --loop asks)")
 	f.StringVar(&file, "config", "", "YAML file with the same names as these flags; flags win")
 	return cmd
 }

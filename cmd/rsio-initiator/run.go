@@ -6,19 +6,17 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
-	"sync/atomic"
 	"time"
 
 	"rsio/cmd/internal/daemon"
+	"rsio/cmd/internal/present"
 	"rsio/nbd"
 	"rsio/rsio/admin"
 	"rsio/rsio/admin/api"
 	"rsio/rsio/audit"
-	"rsio/rsio/block"
 	"rsio/rsio/buf"
 	"rsio/rsio/initiator"
 	"rsio/rsio/registry"
@@ -38,12 +36,13 @@ type config struct {
 	Name        string        `yaml:"name"`
 	Insecure    bool          `yaml:"insecure"`
 	ParkTimeout time.Duration `yaml:"park-timeout"`
+	Mount       string        `yaml:"mount"`
 }
 
 // fields names the fields like their flags.
 func (c *config) fields() map[string]any {
 	return map[string]any{"target": &c.Target, "nbd": &c.NBD, "admin": &c.Admin, "run": &c.Run, "data": &c.Data, "name": &c.Name,
-		"insecure": &c.Insecure, "park-timeout": &c.ParkTimeout}
+		"insecure": &c.Insecure, "park-timeout": &c.ParkTimeout, "mount": &c.Mount}
 }
 
 // settle fills in defaults and makes the directories.
@@ -59,6 +58,9 @@ func (c *config) settle() (err error) {
 	}
 	if c.Data == "" {
 		c.Data = admin.DataDir(admin.Initiator)
+	}
+	if c.Run, err = filepath.Abs(c.Run); err != nil { // our devices outlive the working directory
+		return err
 	}
 	if c.Admin == "" {
 		c.Admin = "unix:" + filepath.Join(c.Run, "admin.sock")
@@ -101,28 +103,30 @@ func (c *config) run(ctx context.Context) error {
 	defer func() { _ = lock.Close() }() // the end of the process does the same
 	events := audit.New(daemon.Logger(os.Stderr))
 	pool := buf.New(nbdBudget)
-	ex := &exports{socket: filepath.Join(c.Run, "nbd.sock")}
-	ex.srv = nbd.NewServer(nbd.Options{Exports: ex, Pool: pool, MaxConns: 16_000})
-	listeners, err := daemon.Listen(append([]string{"unix:" + ex.socket}, c.NBD...))
+	socket := filepath.Join(c.Run, "nbd.sock")
+	listeners, err := daemon.Listen(append([]string{"unix:" + socket}, c.NBD...))
 	if err != nil {
 		return err
 	}
-	for _, l := range listeners {
-		ex.addrs = append(ex.addrs, l.Addr.String())
+	show, err := c.presenter(socket, listeners, events)
+	if err != nil {
+		return err
 	}
+	srv := nbd.NewServer(nbd.Options{Exports: show, Pool: pool, MaxConns: 16_000})
 	i, err := initiator.New(initiator.Options{Name: c.Name, RunDir: c.Run, DataDir: c.Data, Version: daemon.Version(), Events: events,
-		ParkTimeout: c.ParkTimeout, Frontend: ex, Memory: func() api.Memory {
+		ParkTimeout: c.ParkTimeout, Frontend: show, Memory: func() api.Memory {
 			s := pool.Stats()
 			return api.Memory{Out: s.Out, High: s.High, Limit: s.Limit}
 		}}, extra, api.TargetSpec{Name: "local", Addresses: []string{transport.DefaultAddress}})
 	if err != nil {
 		return err
 	}
-	ex.i.Store(i)
+	show.Serve(i)
+	show.Start(srv)
 	g := daemon.NewGroup()
 	for _, l := range listeners {
 		g.Go(func() error {
-			if err := ex.srv.Serve(l.Listener); !errors.Is(err, nbd.ErrServerClosed) {
+			if err := srv.Serve(l.Listener); !errors.Is(err, nbd.ErrServerClosed) {
 				return err
 			}
 			return nil
@@ -132,73 +136,35 @@ func (c *config) run(ctx context.Context) error {
 	g.Go(func() error {
 		return admin.Serve(adminCtx, strings.TrimPrefix(c.Admin, "unix:"), admin.NewInitiatorHandler(i))
 	})
-	events.Add(audit.Info, c.Name, "initiator serves NBD on "+strings.Join(ex.addrs, ", "))
+	events.Add(audit.Info, c.Name, "initiator serves NBD on "+strings.Join(show.Addresses(), ", "))
+	resume, resumeStop := context.WithCancel(ctx)
+	g.Go(func() error { i.Resume(resume); return nil })
+	g.Go(func() error { return daemon.Notify(adminCtx, events, func() { i.Status() }) })
 	err = g.Wait(ctx)
+	resumeStop()
+	show.Shut() // no new sockets for devices from here on: they wait for our successor
 	drain, cancel := context.WithTimeout(context.Background(), daemon.DrainTimeout)
 	defer cancel()
-	err = errors.Join(err, ex.srv.Close(drain))
+	err = errors.Join(err, srv.Close(drain))
 	i.Close()
 	adminStop()
 	g.Join()
 	return err
 }
 
-// exports serves attachments to NBD clients and tells the initiator of them.
-type exports struct {
-	i      atomic.Pointer[initiator.Initiator] // nil until it has started
-	srv    *nbd.Server
-	socket string
-	addrs  []string
-}
-
-// URI returns where clients find an attachment.
-func (e *exports) URI(name string) string {
-	u := url.URL{Scheme: "nbd+unix", Path: "/" + name, RawQuery: "socket=" + url.QueryEscape(e.socket)}
-	u.RawQuery = strings.ReplaceAll(u.RawQuery, "%2F", "/")
-	return u.String()
-}
-
-// Addresses returns where NBD is served.
-func (e *exports) Addresses() []string { return e.addrs }
-
-// Fence says that the right of an attachment's nexus is another one.
-func (e *exports) Fence(name string) { e.srv.Fence(name) }
-
-// Clients returns how many connections an attachment has.
-func (e *exports) Clients(name string) int { return e.srv.Stats().Exports[name] }
-
-// Close ends the connections of an attachment.
-func (e *exports) Close(name string) {
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
-	defer cancel()
-	_ = e.srv.CloseExport(ctx, name) // what does not end now ends with its requests
-}
-
-// List returns all attachments.
-func (e *exports) List() []nbd.ExportInfo {
-	i := e.i.Load()
-	if i == nil {
-		return nil
+// presenter makes what shows attachments to clients and to the kernel.
+func (c *config) presenter(socket string, listeners []daemon.Listener, events *audit.Log) (*present.Presenter, error) {
+	self, err := os.Executable()
+	if err != nil {
+		return nil, err
 	}
-	var out []nbd.ExportInfo
-	for _, n := range i.Names() {
-		out = append(out, nbd.ExportInfo{Name: n})
+	checks := daemon.ServeReclaim()
+	if s := daemon.Refused(checks); s != "" {
+		events.Add(audit.Warning, c.Name, s)
 	}
-	return out
-}
-
-// Open opens an attachment; without a name the only one there is.
-func (e *exports) Open(name string) (*nbd.Export, error) {
-	i := e.i.Load()
-	if i == nil {
-		return nil, block.StatusNotFound
+	opt := present.Options{Checks: checks, Run: c.Run, Socket: socket, Mount: c.Mount, All: c.Mount != "", Command: []string{self, "files"}, Events: events}
+	for _, l := range listeners {
+		opt.Addresses = append(opt.Addresses, l.Addr.String())
 	}
-	if names := i.Names(); name == "" && len(names) == 1 {
-		name = names[0]
-	}
-	dev, nexus, ro, ok := i.Find(name)
-	if !ok {
-		return nil, block.StatusNotFound
-	}
-	return &nbd.Export{Name: name, Description: "attached under nexus " + nexus, Device: dev, Nexus: nexus, ReadOnly: ro}, nil
+	return present.New(opt), nil
 }

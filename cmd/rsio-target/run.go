@@ -119,6 +119,7 @@ func (c *config) run(ctx context.Context) error {
 	adminCtx, adminStop := context.WithCancel(context.Background())
 	g.Go(func() error { return admin.Serve(adminCtx, strings.TrimPrefix(c.Admin, "unix:"), handler) })
 	events.Add(audit.Info, c.Name, fmt.Sprintf("target serves %s on %s, NBD on %s", c.Data, daemon.Where(portals), daemon.Where(frontends)))
+	g.Go(func() error { return daemon.Notify(adminCtx, events, func() { t.Status() }) })
 	err = g.Wait(ctx)
 	drain, cancel := context.WithTimeout(context.Background(), daemon.DrainTimeout)
 	defer cancel()

@@ -26,6 +26,12 @@ type attachment struct {
 	info block.Info // as last seen, also before the target was reached
 }
 
+// presented describes the attachment for a Frontend.
+func (a *attachment) presented(show api.Show) Presented {
+	return Presented{Name: a.name, Namespace: a.spec.Namespace, Volume: a.spec.Volume, VM: a.spec.VM, Nexus: a.nexus,
+		Target: a.target, ReadOnly: a.spec.ReadOnly, Show: show}
+}
+
 // attachmentName is the name of an attachment: [NS/]VOL[~VM].
 func attachmentName(s api.AttachSpec) string {
 	name := s.Volume
@@ -38,8 +44,11 @@ func attachmentName(s api.AttachSpec) string {
 	return name
 }
 
-func (a *attachment) runKey() string {
-	return a.target + " " + a.nexus + " " + a.spec.Namespace + "/" + a.spec.Volume
+func (a *attachment) runKey() string { return runKey(a.target, a.nexus, a.spec) }
+
+// runKey names what is kept of a volume for a successor.
+func runKey(target, nexus string, s api.AttachSpec) string {
+	return target + " " + nexus + " " + s.Namespace + "/" + s.Volume
 }
 
 // changed is called when the session's volume has changed, perhaps before a.v
@@ -49,9 +58,12 @@ func (a *attachment) changed(v *session.Volume) {
 	if info.Size != 0 {
 		info.ReadOnly = info.ReadOnly || a.spec.ReadOnly
 		a.mu.Lock()
-		fence := a.info.Right != info.Right
+		fence, resized := a.info.Right != info.Right, a.info.Size != info.Size
 		a.info = info
 		a.mu.Unlock()
+		if resized {
+			a.l.i.opt.Frontend.Resized(a.name)
+		}
 		if fence { // after Info says so: this is when frontends look
 			a.l.i.opt.Frontend.Fence(a.name)
 		}

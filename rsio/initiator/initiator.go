@@ -31,7 +31,8 @@ import (
 
 // Frontend is what presents attachments to clients; it is told when one goes.
 type Frontend interface {
-	// Clients returns how many connections have the export open.
+	// Clients returns how many connections have the export open, but those of
+	// devices and files.
 	Clients(name string) int
 	// Close ends the connections of an export after their requests.
 	Close(name string)
@@ -42,6 +43,36 @@ type Frontend interface {
 	Fence(name string)
 	// Addresses returns where the frontend listens.
 	Addresses() []string
+
+	// Present makes the devices and files that p asks for; what is there
+	// already stays. After an error there may be some of them. It is called
+	// for one name at a time.
+	Present(ctx context.Context, p Presented) error
+	// Withdraw takes all devices and files of an attachment off, flushed. One
+	// that is in use is refused with the users named, unless force is set:
+	// then its users get errors. Doing it again is no error.
+	Withdraw(ctx context.Context, name string, force bool) error
+	// Shown returns what there is of an attachment, but for its users. It does
+	// not wait.
+	Shown(name string) api.Shown
+	// Users names who has devices or files of an attachment open.
+	Users(name string) []string
+	// Resized says that an attachment has another size. It does not wait.
+	Resized(name string)
+	// Checks tells what of the host devices and files depend on.
+	Checks() []api.Check
+}
+
+// Presented is an attachment as a Frontend needs it.
+type Presented struct {
+	Name      string // [NS/]VOL[~VM]
+	Namespace string
+	Volume    string
+	VM        string
+	Nexus     string
+	Target    string
+	ReadOnly  bool
+	Show      api.Show
 }
 
 // Options configure an initiator.
@@ -250,6 +281,7 @@ func (i *Initiator) restore(k keptAttachment) error {
 	if err != nil {
 		return err
 	}
+	k.Info.Right = i.run.right(runKey(k.Target, l.nexus, k.Spec))
 	a := i.newAttachment(k.Spec, l, k.Info)
 	i.mu.Lock()
 	i.attach[a.name] = a

@@ -132,14 +132,13 @@ func (l *link) shut() {
 // Event passes an event on; session.Events.
 func (l *link) Event(level, object, text string) { l.i.opt.Events.Add(level, object, text) }
 
-// VolumeChanged notes size and incarnation of an attached volume before its
-// requests go on; session.Events.
+// VolumeChanged notes size, incarnation and right of an attached volume before
+// its requests go on; session.Events.
 func (l *link) VolumeChanged(v *session.Volume) {
 	a := v.Owner().(*attachment)
-	if inc := v.Incarnation(); inc != 0 {
-		if err := l.i.run.setIncarnation(a.runKey(), inc); err != nil {
-			l.i.opt.Events.Add(audit.Error, a.name, "its incarnation could not be recorded: "+err.Error())
-		}
+	_, info, _ := v.State()
+	if err := l.i.run.setSeen(a.runKey(), v.Incarnation(), info.Right); err != nil {
+		l.i.opt.Events.Add(audit.Error, a.name, "incarnation and right could not be recorded: "+err.Error())
 	}
 	a.changed(v)
 }

@@ -5,7 +5,6 @@ package initiator
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -140,197 +139,16 @@ func (i *Initiator) Forward(ctx context.Context, target string, c api.Call) (api
 	return r, json.Unmarshal(out, &r)
 }
 
-// Attach attaches a volume; repeating it returns the same attachment.
-func (i *Initiator) Attach(ctx context.Context, spec api.AttachSpec) (api.Attachment, error) {
-	const op = "attach"
-	if spec.Namespace == "" {
-		spec.Namespace = api.DefaultNamespace
-	}
-	name := attachmentName(spec)
-	err := errors.Join(block.CheckName("namespace", spec.Namespace), block.CheckName("volume", spec.Volume))
-	if spec.VM != "" {
-		err = errors.Join(err, block.CheckName("VM", spec.VM))
-	}
-	if err != nil {
-		return api.Attachment{}, api.Errorf(api.Usage, op, name, err.Error(), "")
-	}
-	if a, err := i.present(spec, name); a != nil || err != nil {
-		return i.describe(a), err
-	}
-	defer i.release(name)
-	ctx, cancel := context.WithTimeout(ctx, attachTimeout)
-	defer cancel()
-	if spec.Target == "" {
-		if spec.Target, err = i.locate(ctx, spec); err != nil {
-			return api.Attachment{}, err
-		}
-	}
-	l, err := i.useLink(spec.Target, i.nexus(spec.VM))
-	if err != nil {
-		return api.Attachment{}, api.Wrap(err, api.Failed, op, name, "")
-	}
-	a := i.newAttachment(spec, l, block.Info{})
-	if err := a.wait(ctx); err != nil {
-		why := l.why()
-		l.client.CloseVolume(a.v, true, func(block.Status) {})
-		i.dropLink(l)
-		return api.Attachment{}, attachError(name, spec.Target, why, err)
-	}
-	i.mu.Lock()
-	i.attach[name] = a
-	err = i.save()
-	i.mu.Unlock()
-	if err != nil {
-		return api.Attachment{}, api.Wrap(err, api.Failed, op, name, "it is attached, but will not be after a reboot")
-	}
-	i.opt.Events.Add(audit.Info, name, "attached under nexus "+a.nexus)
-	return i.describe(a), nil
-}
-
-// present returns the attachment if there is one, or marks it as being made.
-func (i *Initiator) present(spec api.AttachSpec, name string) (*attachment, error) {
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	if i.closed {
-		return nil, api.Errorf(api.Failed, "attach", name, "the initiator ends", "")
-	}
-	if i.busy[name] {
-		return nil, api.Errorf(api.Exists, "attach", name, "it is being attached or detached at this moment", "try again")
-	}
-	a := i.attach[name]
-	if a == nil {
-		i.busy[name] = true
-		return nil, nil
-	}
-	if a.spec.ReadOnly != spec.ReadOnly || spec.Target != "" && spec.Target != a.target {
-		return nil, api.Errorf(api.Exists, "attach", name, "it is attached in another way", "detach it first")
-	}
-	return a, nil
-}
-
-func (i *Initiator) release(name string) {
-	i.mu.Lock()
-	delete(i.busy, name)
-	i.mu.Unlock()
-}
-
-// locate asks the targets which one has the volume.
-func (i *Initiator) locate(ctx context.Context, spec api.AttachSpec) (string, error) {
-	object := spec.Namespace + "/" + spec.Volume
-	targets := i.TargetList()
-	if len(targets) == 1 {
-		return targets[0].Name, nil
-	}
-	var silent []string
-	for _, t := range targets {
-		r, err := i.Forward(ctx, t.Name, api.Call{Method: "GET", Path: "/v1/volumes/" + spec.Namespace + "/" + spec.Volume})
-		switch {
-		case err != nil:
-			silent = append(silent, t.Name)
-		case r.Code == 200:
-			return t.Name, nil
-		}
-	}
-	if len(targets) == 0 {
-		return "", api.Errorf(api.NotFound, "attach", object, "no target is configured", "rsioctl target add NAME ADDR...")
-	}
-	if len(silent) > 0 {
-		return "", api.Errorf(api.Unreachable, "attach", object, "not found at the targets that answer; "+strings.Join(silent, ", ")+" did not", "rsioctl path list shows why")
-	}
-	return "", api.Errorf(api.NotFound, "attach", object, "no target has such a volume", "rsioctl volume list shows those there are")
-}
-
-func attachError(name, target, why string, err error) error {
-	switch {
-	case errors.Is(err, block.StatusNotFound):
-		return api.Errorf(api.NotFound, "attach", name, "target "+target+" has no such volume", "rsioctl volume list shows those there are")
-	case errors.Is(err, block.StatusDenied):
-		return api.Errorf(api.Denied, "attach", name, "target "+target+" does not allow it", "")
-	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
-		return api.Errorf(api.Unreachable, "attach", name, "target "+target+" did not answer in time: "+why, "rsioctl path list shows the paths")
-	}
-	return api.Wrap(err, api.Failed, "attach", name, "")
-}
-
-// Detach ends an attachment; see api.InitiatorService.
-func (i *Initiator) Detach(ctx context.Context, name string, force bool) error {
-	const op = "detach"
-	i.mu.Lock()
-	a := i.lookup(name)
-	if a == nil {
-		i.mu.Unlock()
-		return api.Errorf(api.NotFound, op, name, "there is no such attachment", "rsioctl attachment list shows those there are")
-	}
-	if i.busy[a.name] {
-		i.mu.Unlock()
-		return api.Errorf(api.Exists, op, a.name, "it is being attached or detached at this moment", "try again")
-	}
-	if n := i.opt.Frontend.Clients(a.name); n > 0 && !force {
-		i.mu.Unlock()
-		return api.Errorf(api.Exists, op, a.name, fmt.Sprintf("%d NBD connections have it open", n), "end them, or give --force")
-	}
-	i.busy[a.name] = true
-	delete(i.attach, a.name) // no new client finds it
-	i.mu.Unlock()
-	defer i.release(a.name)
-	if err := i.end(ctx, a, force); err != nil {
-		i.mu.Lock()
-		i.attach[a.name] = a
-		i.mu.Unlock()
-		return err
-	}
-	i.mu.Lock()
-	err := i.save()
-	i.mu.Unlock()
-	i.dropLink(a.l)
-	i.opt.Events.Add(audit.Info, a.name, "detached")
-	return api.Wrap(err, api.Failed, op, a.name, "it is detached, but may come back after a restart")
-}
-
-// lookup finds an attachment by name or URI. i.mu is held.
-func (i *Initiator) lookup(name string) *attachment {
-	if a := i.attach[strings.TrimPrefix(name, api.DefaultNamespace+"/")]; a != nil {
-		return a
-	}
-	for _, a := range i.attach {
-		if i.opt.Frontend.URI(a.name) == name {
-			return a
-		}
-	}
-	return nil
-}
-
-// end flushes the volume, closes its clients and takes it out of the session.
-func (i *Initiator) end(ctx context.Context, a *attachment, force bool) error {
-	const op = "detach"
-	i.opt.Frontend.Close(a.name)
-	reachable := a.v.Ready() && len(a.l.client.Paths()) > 0
-	if reachable && !a.spec.ReadOnly {
-		if st := block.Do(a, &block.Request{Op: block.OpFlush, Nexus: a.nexus}); st != block.StatusOK && !force {
-			return api.Errorf(api.Failed, op, a.name, "flush: "+st.Error(), "look at rsioctl events; --force detaches all the same")
-		}
-	}
-	if !reachable && !force {
-		return api.Errorf(api.Unreachable, op, a.name, "its target cannot be told: "+a.l.why(), "--force detaches all the same; the target then keeps this host on record as a writer")
-	}
-	done := make(chan block.Status, 1)
-	a.l.client.CloseVolume(a.v, force, func(st block.Status) { done <- st })
-	ctx, cancel := context.WithTimeout(ctx, attachTimeout)
-	defer cancel()
-	var st block.Status
-	select {
-	case st = <-done:
-	case <-ctx.Done():
-		st = block.StatusTimeout
-	}
-	if st == block.StatusInUse {
-		return api.Errorf(api.Exists, op, a.name, "requests are in flight", "try again when they are done")
-	}
-	return i.run.setIncarnation(a.runKey(), 0)
-}
-
-// Attachments lists the attachments, sorted by name.
+// Attachments lists the attachments, sorted by name, and who uses them.
 func (i *Initiator) Attachments() []api.Attachment {
+	out := i.attachments()
+	for n := range out {
+		out[n].OpenBy = i.opt.Frontend.Users(out[n].Name)
+	}
+	return out
+}
+
+func (i *Initiator) attachments() []api.Attachment {
 	i.mu.Lock()
 	list := make([]*attachment, 0, len(i.attach))
 	for _, a := range i.attach {
@@ -352,7 +170,7 @@ func (i *Initiator) describe(a *attachment) api.Attachment {
 	state, _, st := a.v.State()
 	out := api.Attachment{Name: a.name, Namespace: a.spec.Namespace, Volume: a.spec.Volume, VM: a.spec.VM, Nexus: a.nexus,
 		Target: a.target, Size: a.Info().Size, ReadOnly: a.spec.ReadOnly, Once: a.spec.Once, URI: i.opt.Frontend.URI(a.name),
-		State: "ok", Clients: i.opt.Frontend.Clients(a.name)}
+		State: "ok", Clients: i.opt.Frontend.Clients(a.name), Shown: i.opt.Frontend.Shown(a.name)}
 	for _, p := range a.l.pathList() {
 		out.Paths++
 		if p.describe().State == stateUp {
@@ -437,10 +255,11 @@ func (i *Initiator) PathSet(id string, enabled bool) error {
 // Status tells how the initiator is; Summary names the worst thing.
 func (i *Initiator) Status() api.Status {
 	st := api.Status{Role: "initiator", Name: i.opt.Name, Version: i.opt.Version, State: "ok", Started: i.started,
-		NBD: i.opt.Frontend.Addresses(), Targets: i.TargetList(), Attachments: i.Attachments()}
+		NBD: i.opt.Frontend.Addresses(), Targets: i.TargetList(), Attachments: i.attachments()}
 	if i.opt.Memory != nil {
 		st.Memory = i.opt.Memory()
 	}
+	st.Checks = i.opt.Frontend.Checks()
 	st.Volumes = len(st.Attachments)
 	st.Summary = fmt.Sprintf("initiator %s: all is well: %d attachments, %d targets.", i.opt.Name, len(st.Attachments), len(st.Targets))
 	rank := 0
@@ -464,6 +283,9 @@ func (i *Initiator) Status() api.Status {
 			worse(4, "error", "attachment %s has failed: %s.", a.Name, a.Reason)
 		case "parked":
 			worse(3, "error", "I/O of attachment %s waits: %s.", a.Name, a.Reason)
+		}
+		if a.Trouble != "" {
+			worse(4, "error", "attachment %s: %s.", a.Name, a.Trouble)
 		}
 	}
 	return st
@@ -528,11 +350,12 @@ func (i *Initiator) OpenDevice(ctx context.Context, namespace, volume string, wr
 	}
 	// The session has one handle per volume: an attachment that comes
 	// meanwhile would lose it when we close ours.
-	a, err = i.present(spec, name)
+	a, err = i.claim(spec, name)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, api.Wrap(err, api.Exists, "open", name, "try again")
 	}
 	if a != nil { // attached in this moment
+		i.release(name)
 		return a, func() {}, nil
 	}
 	defer func() {
@@ -568,7 +391,7 @@ func (i *Initiator) closeDevice(a *attachment) {
 	case <-done:
 	case <-time.After(attachTimeout): // the record at the target is cleared by the next one
 	}
-	if err := i.run.setIncarnation(a.runKey(), 0); err != nil {
+	if err := i.run.forget(a.runKey()); err != nil {
 		i.opt.Events.Add(audit.Warning, a.name, err.Error())
 	}
 	i.dropLink(a.l)

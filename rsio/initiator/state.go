@@ -89,8 +89,8 @@ func writeJSON(path string, v any, durable bool) error {
 }
 
 // run is what a successor of this process must know while the host is up: the
-// secrets of the sessions, how many processes there have been, and the
-// incarnations of the volumes.
+// secrets of the sessions, how many processes there have been, and what the
+// volumes were seen with.
 type run struct {
 	mu   sync.Mutex
 	path string
@@ -103,6 +103,7 @@ type runData struct {
 	Life         uint32            `json:"life"`
 	Secrets      map[string]string `json:"secrets"` // by target and nexus
 	Incarnations map[string]uint64 `json:"incarnations"`
+	Rights       map[string]uint64 `json:"rights"`
 }
 
 // openRun reads the run file and enters this process into it.
@@ -116,6 +117,9 @@ func openRun(dir string) (*run, error) {
 	}
 	if r.data.Incarnations == nil {
 		r.data.Incarnations = make(map[string]uint64)
+	}
+	if r.data.Rights == nil {
+		r.data.Rights = make(map[string]uint64)
 	}
 	r.data.Life++
 	return r, writeJSON(r.path, &r.data, false)
@@ -151,17 +155,44 @@ func (r *run) incarnation(key string) uint64 {
 	return r.data.Incarnations[key]
 }
 
-// setIncarnation records the incarnation of a volume; 0 forgets it.
-func (r *run) setIncarnation(key string, n uint64) error {
+// right returns the generation of the right that a volume was last seen with.
+//
+// Why a successor has to know: a device or file outlives this process and sends
+// its unanswered writes again, to a successor. If the nexus was fenced in
+// between, and has a right again, those writes would be executed under the new
+// one although they were sent before the fence. So whoever connects before the
+// successor has heard from the target starts with this right.
+func (r *run) right(key string) uint64 {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.data.Incarnations[key] == n {
+	return r.data.Rights[key]
+}
+
+// setSeen records incarnation and right of a volume; zeroes leave what was
+// known.
+func (r *run) setSeen(key string, incarnation, right uint64) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	changed := put(r.data.Incarnations, key, incarnation)
+	if !put(r.data.Rights, key, right) && !changed {
 		return nil
 	}
-	if n == 0 {
-		delete(r.data.Incarnations, key)
-	} else {
-		r.data.Incarnations[key] = n
+	return writeJSON(r.path, &r.data, false)
+}
+
+func put(m map[string]uint64, key string, n uint64) (changed bool) {
+	if n == 0 || m[key] == n {
+		return false
 	}
+	m[key] = n
+	return true
+}
+
+// forget ends what is on record of a volume.
+func (r *run) forget(key string) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.data.Incarnations, key)
+	delete(r.data.Rights, key)
 	return writeJSON(r.path, &r.data, false)
 }

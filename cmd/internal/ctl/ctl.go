@@ -97,7 +97,7 @@ func (a *app) root() *cobra.Command {
 	f.DurationVar(&a.timeout, "timeout", 30*time.Second, "how long to wait for an answer; images and --follow have no limit")
 	a.complete(root, "output", []string{"table", "json", "yaml"})
 	root.AddCommand(a.volume(), a.target(), a.attach(), a.detach(), a.attachment(), a.path(), a.reservation(), a.lock(),
-		a.status(), a.top(), a.inflight(), a.events(), a.version(), a.man())
+		a.status(), a.doctor(), a.top(), a.inflight(), a.events(), a.version(), a.man())
 	root.InitDefaultCompletionCmd()
 	return root
 }

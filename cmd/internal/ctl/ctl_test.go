@@ -90,6 +90,7 @@ func TestOutput(t *testing.T) {
 	}
 	in := admintest.NewInitiator(t1)
 	in.State.Warnings = []string{"portal 0.0.0.0:8861 is plain text"}
+	in.State.Checks = []api.Check{{Name: "kernel nbd", State: "warning", Text: "the driver is not loaded", Remedy: "modprobe nbd"}}
 	h := serve(t, admin.NewInitiatorHandler(in))
 	for _, row := range slices.Concat(listRows(), volumeRows(), attachRows(), pathRows()) {
 		code, out, errs := h.run(row.line)
@@ -184,9 +185,9 @@ func attachRows() []outputRow {
 		{"attach again", "attach default/v1", "nbd+unix:///v1?socket=/run/rsio/initiator/nbd.sock\n"},
 		{"attach for a VM", "attach lab/v2 --as vm1 --read-only --once", "nbd+unix:///lab/v2~vm1?socket=/run/rsio/initiator/nbd.sock\n"},
 		{"attachments", "attachment list", `
-ATTACHMENT  SIZE  STATE              PATHS UP  TARGET  NEXUS   CLIENTS  URI                                                         REASON
-v1          10G   ok                 1 of 1    t1      h1      0        nbd+unix:///v1?socket=/run/rsio/initiator/nbd.sock          -
-lab/v2~vm1  1.5M  ok,read-only,once  1 of 1    t1      h1/vm1  0        nbd+unix:///lab/v2~vm1?socket=/run/rsio/initiator/nbd.sock  -
+ATTACHMENT  SIZE  STATE              PATHS UP  TARGET  NEXUS   CLIENTS  SHOWN AS                                                    OPEN BY  REASON
+v1          10G   ok                 1 of 1    t1      h1      0        nbd+unix:///v1?socket=/run/rsio/initiator/nbd.sock          -        -
+lab/v2~vm1  1.5M  ok,read-only,once  1 of 1    t1      h1/vm1  0        nbd+unix:///lab/v2~vm1?socket=/run/rsio/initiator/nbd.sock  -        -
 `},
 		{"status", "status", `
 all is well
@@ -202,9 +203,9 @@ MEMORY     0 of 0, at most 0
 TARGET  STATE   PATHS UP  ADDRESSES       REASON
 t1      online  1 of 1    127.0.0.1:8861  -
 
-ATTACHMENT  SIZE  STATE              PATHS UP  TARGET  NEXUS   CLIENTS  URI                                                         REASON
-v1          10G   ok                 1 of 1    t1      h1      0        nbd+unix:///v1?socket=/run/rsio/initiator/nbd.sock          -
-lab/v2~vm1  1.5M  ok,read-only,once  1 of 1    t1      h1/vm1  0        nbd+unix:///lab/v2~vm1?socket=/run/rsio/initiator/nbd.sock  -
+ATTACHMENT  SIZE  STATE              PATHS UP  TARGET  NEXUS   CLIENTS  SHOWN AS                                                    OPEN BY  REASON
+v1          10G   ok                 1 of 1    t1      h1      0        nbd+unix:///v1?socket=/run/rsio/initiator/nbd.sock          -        -
+lab/v2~vm1  1.5M  ok,read-only,once  1 of 1    t1      h1/vm1  0        nbd+unix:///lab/v2~vm1?socket=/run/rsio/initiator/nbd.sock  -        -
 `},
 	}
 }
@@ -214,6 +215,24 @@ func pathRows() []outputRow {
 	return []outputRow{
 		{"detach", "detach lab/v2~vm1", "lab/v2~vm1 detached\n"},
 		{"detach by URI", "detach nbd+unix:///v1?socket=/run/rsio/initiator/nbd.sock", "nbd+unix:///v1?socket=/run/rsio/initiator/nbd.sock detached\n"},
+		{"as a device", "attach v1 --nbd --connections 2", "/dev/nbd3\n"},
+		{"also as a file", "attach v1 --fuse --owner box1 --mode 0660", "/run/rsio/initiator/files/default/v1\n"},
+		{"as a loop device", "attach lab/v2 --loop", "/dev/loop5\n"},
+		{"all of it", "attachment list", `
+ATTACHMENT  SIZE  STATE  PATHS UP  TARGET  NEXUS  CLIENTS  SHOWN AS                                            OPEN BY  REASON
+v1          10G   ok     1 of 1    t1      h1     0        /dev/nbd3 /run/rsio/initiator/files/default/v1      -        -
+lab/v2      1.5M  ok     1 of 1    t1      h1     0        /dev/loop5 /run/rsio/initiator/files/lab/v2         -        -
+`},
+		{"doctor", "doctor", `
+CHECK              STATE    WHAT                                               REMEDY
+kernel nbd         warning  the driver is not loaded                           modprobe nbd
+daemon             warning  portal 0.0.0.0:8861 is plain text                  -
+target t1          ok       1 of 1 paths are up                                -
+attachment v1      ok       /dev/nbd3 /run/rsio/initiator/files/default/v1     -
+attachment lab/v2  ok       /dev/loop5 /run/rsio/initiator/files/lab/v2        -
+`},
+		{"detach by device", "detach /dev/nbd3", "/dev/nbd3 detached\n"},
+		{"detach by file", "detach /run/rsio/initiator/files/lab/v2", "/run/rsio/initiator/files/lab/v2 detached\n"},
 		{"no attachments", "attachment list -o json", "[]\n"},
 		{"path off", "path disable t1/0", "path t1/0 disabled\n"},
 		{"paths", "path list", `
@@ -286,6 +305,8 @@ func TestErrors(t *testing.T) {
 		{"delete an open one", "volume delete busy --yes", 4, "volume delete busy: in use (look at rsioctl volume show"},
 		{"unknown target", "target remove t7", 3, "target remove t7: not found"},
 		{"attach none", "attach none", 3, "attach none: not found"},
+		{"mode", "attach v1 --fuse --mode 9", 2, `attach: --mode "9" is no permission (give an octal number like 0660)`},
+		{"two lines", "attach v1 --uri --nbd", 2, "one line is printed"},
 		{"detach none", "detach none", 3, "detach none: not found"},
 		{"path none", "path disable t7/0", 3, "path disable t7/0: not found"},
 		{"import without a file", "volume import v1", 2, "FILE is missing"},

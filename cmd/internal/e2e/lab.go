@@ -242,6 +242,7 @@ type PairOptions struct {
 func (l *Lab) NewPair(o PairOptions) *Pair {
 	l.T.Helper()
 	p := &Pair{Lab: l, TargetSock: l.Path("t.sock"), Sock: l.Path("run/admin.sock")}
+	l.T.Cleanup(func() { l.endFiles(l.Path("run")) })
 	pool := l.Path("pool")
 	if o.InMemory {
 		pool = l.memory()

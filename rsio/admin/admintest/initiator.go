@@ -135,11 +135,13 @@ func (i *Initiator) Attach(_ context.Context, s api.AttachSpec) (api.Attachment,
 		a.Name, a.Nexus = a.Name+"~"+s.VM, "h1/"+s.VM
 	}
 	a.URI = "nbd+unix:///" + a.Name + "?socket=/run/rsio/initiator/nbd.sock"
-	for _, old := range i.attached {
+	for n, old := range i.attached {
 		if old.Name == a.Name {
-			return old, nil
+			show(&i.attached[n], s.Show)
+			return i.attached[n], nil
 		}
 	}
+	show(&a, s.Show)
 	for _, t := range i.targets {
 		if v, err := i.behind[t.Name].VolumeShow(s.Namespace, s.Volume); err == nil && (s.Target == "" || s.Target == t.Name) {
 			a.Target, a.Size = t.Name, v.Size
@@ -150,11 +152,24 @@ func (i *Initiator) Attach(_ context.Context, s api.AttachSpec) (api.Attachment,
 	return a, block.StatusNotFound
 }
 
+// show pretends that what is asked for is there.
+func show(a *api.Attachment, s api.Show) {
+	if s.NBD {
+		a.Device, a.Link = "/dev/nbd3", "/dev/rsio/"+a.Namespace+"/"+a.Volume
+	}
+	if s.Loop {
+		a.Loop, a.Link = "/dev/loop5", "/dev/rsio/"+a.Namespace+"/"+a.Volume
+	}
+	if s.File || s.Loop {
+		a.File = "/run/rsio/initiator/files/" + a.Namespace + "/" + a.Volume
+	}
+}
+
 // Detach implements api.InitiatorService.
 func (i *Initiator) Detach(_ context.Context, name string, _ bool) error {
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	n := slices.IndexFunc(i.attached, func(a api.Attachment) bool { return a.Name == name || a.URI == name })
+	n := slices.IndexFunc(i.attached, func(a api.Attachment) bool { return slices.Contains([]string{a.Name, a.URI, a.Device, a.Loop, a.File}, name) })
 	if n < 0 {
 		return block.StatusNotFound
 	}

@@ -67,6 +67,19 @@ type AttachSpec struct {
 	Target    string `json:"target,omitempty"` // empty: the one that has the volume
 	ReadOnly  bool   `json:"read_only,omitempty"`
 	Once      bool   `json:"once,omitempty"` // not kept over a restart
+	Show
+}
+
+// Show says as what an attachment is presented beside its NBD export. Asking
+// again adds to what there is.
+type Show struct {
+	NBD         bool   `json:"nbd,omitempty"`         // a kernel device /dev/nbdN
+	Loop        bool   `json:"loop,omitempty"`        // a loop device on the file
+	File        bool   `json:"file,omitempty"`        // a file of the FUSE mount
+	Connections int    `json:"connections,omitempty"` // of the kernel device, 1..16; 0: 1
+	Owner       string `json:"owner,omitempty"`       // USER[:GROUP] of device and file; empty: the initiator's
+	Mode        uint32 `json:"mode,omitempty"`        // permissions of device and file; 0: 0600
+	Shared      bool   `json:"shared,omitempty"`      // other devices of this host with the volume are known and cared for
 }
 
 // Attachment is a volume that an initiator presents.
@@ -86,6 +99,17 @@ type Attachment struct {
 	PathsUp   int    `json:"paths_up"`
 	Paths     int    `json:"paths"`
 	Clients   int    `json:"clients"` // NBD connections
+	Shown
+}
+
+// Shown is what an attachment is presented as now.
+type Shown struct {
+	Device  string   `json:"device,omitempty"` // /dev/nbdN
+	Loop    string   `json:"loop,omitempty"`   // /dev/loopN
+	File    string   `json:"file,omitempty"`
+	Link    string   `json:"link,omitempty"`    // the stable name of the device
+	OpenBy  []string `json:"open_by,omitempty"` // who has device or file open: processes, mounts, devices above
+	Trouble string   `json:"trouble,omitempty"` // why something of it is missing
 }
 
 // Path is one connection of a session, seen from the initiator.
@@ -170,6 +194,15 @@ type Status struct {
 	Sessions    []Session    `json:"sessions,omitempty"`
 	Attachments []Attachment `json:"attachments,omitempty"`
 	Memory      Memory       `json:"memory"`
+	Checks      []Check      `json:"checks,omitempty"` // what rsioctl doctor shows
+}
+
+// Check is one thing of a host that was looked at.
+type Check struct {
+	Name   string `json:"name"`
+	State  string `json:"state"` // ok, warning, error
+	Text   string `json:"text"`
+	Remedy string `json:"remedy,omitempty"`
 }
 
 // Memory is the payload budget of a daemon in bytes.

@@ -1,0 +1,30 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package kernel attaches /dev/nbdN of the kernel's nbd driver by generic
+// netlink (include/uapi/linux/nbd-netlink.h). The driver is given sockets in
+// the transmission phase with simple replies, and takes a reference of its
+// own.
+//
+// # Timeouts
+//
+// The rules of drivers/block/nbd.c (nbd_xmit_timeout, wait_for_reconnect), and
+// what follows:
+//
+//   - One connection and no timeout: a request that takes long is only noted in
+//     the kernel's log, each time the block layer's timer fires, and waits on.
+//     If its socket has been replaced meanwhile, it is sent again on the new one
+//     at that moment. The timer is the queue's io_timeout, 30 s by default: that
+//     long the requests that were with a server when it died would wait after
+//     a successor has come. So Connect sets it to ioTimeout.
+//   - Several connections, or a timeout: when the timer fires the request is
+//     sent again on a live connection, and its socket is shut down. The timer
+//     is 30 s where no timeout was asked for.
+//   - A device without a live connection waits for a new one for as long as the
+//     dead-connection timeout says; without one its requests fail at once.
+//
+// Sending again is safe with our own server at the other end of a local unix
+// socket: it sees the end of the old connection at once, and holds a change
+// that overlaps one of a connection that has ended back until that one has
+// completed (package nbd, orphans). With a server that does not, a write could
+// be executed after a newer one was acknowledged.
+package kernel
