@@ -187,11 +187,16 @@ func (d *Driver) Resize(index int, identifier string, size uint64) error {
 }
 
 // Disconnect ends a device: what is in flight or comes later fails. It returns
-// when the device is empty, or when ctx ends.
-func (d *Driver) Disconnect(ctx context.Context, index int) error {
+// when the device is empty, which it is when its last opener has closed it, or
+// when ctx ends. hold, if not nil, is an opener of the caller's and closed when
+// nobody can do anything with the device any more.
+func (d *Driver) Disconnect(ctx context.Context, index int, hold *os.File) error {
 	data, err := encode(Config{Index: index}, false)
 	if err == nil {
 		_, err = d.call(cmdDisconnect, data)
+	}
+	if hold != nil {
+		_ = hold.Close() // nothing was written through it
 	}
 	if err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) { // it is none
 		return fmt.Errorf("disconnect kernel device %d: %w", index, err)

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"strconv"
 	"testing"
 
@@ -19,31 +18,13 @@ var binDir string
 func TestMain(m *testing.M) { os.Exit(run(m)) }
 
 func run(m *testing.M) int {
-	binDir = os.Getenv("RSIO_BIN")
-	if binDir == "" {
-		dir, err := os.MkdirTemp("", "rsio-bin-")
-		if err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			return 1
-		}
-		defer func() { _ = os.RemoveAll(dir) }()
-		args := []string{"build", "-o", dir}
-		if os.Getenv("RSIO_RACE") != "" {
-			args = append(args, "-race")
-		}
-		cmd := exec.Command("go", append(args, "rsio/cmd/...")...)
-		cmd.Stdout, cmd.Stderr = os.Stderr, os.Stderr
-		if err := cmd.Run(); err != nil {
-			fmt.Fprintln(os.Stderr, "build:", err)
-			return 1
-		}
-		binDir = dir
-	}
-	var err error
-	if binDir, err = filepath.Abs(binDir); err != nil {
+	dir, done, err := Programs()
+	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
+	defer done()
+	binDir = dir
 	return m.Run()
 }
 

@@ -172,11 +172,9 @@ func (p *Presenter) dropDevice(ctx context.Context, s *shown, force bool) error 
 	if err != nil && !force {
 		return inUse(s.Name, append(deviceUsers(dev), err.Error()))
 	}
-	err = d.Disconnect(ctx, s.index)
-	if f != nil {
-		_ = f.Close() // it was only held
-	}
-	if err != nil {
+	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
+	defer cancel()
+	if err := d.Disconnect(ctx, s.index, f); err != nil && !force {
 		return fmt.Errorf("%s: %w", dev, err)
 	}
 	unlink(filepath.Join(devDir, s.path()), dev)
