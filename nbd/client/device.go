@@ -45,7 +45,8 @@ type Device struct {
 	in  block.Inflight
 	fin block.Finisher
 
-	info atomic.Pointer[block.Info]
+	info  atomic.Pointer[block.Info]
+	right atomic.Uint64
 
 	mu      sync.Mutex
 	conn    *netio.Conn // nil: none at the moment
@@ -88,8 +89,25 @@ func Open(ctx context.Context, opt Options) (*Device, error) {
 	return d, nil
 }
 
-// Info implements block.Device. It is what the server last said.
-func (d *Device) Info() block.Info { return *d.info.Load() }
+// Info implements block.Device. It is what the server last said, and the right
+// that SetRight was told.
+func (d *Device) Info() block.Info {
+	i := *d.info.Load()
+	i.Right = d.right.Load()
+	return i
+}
+
+// SetRight says under which right of the nexus requests are sent from now on.
+// Changes that carry another one end in StatusConflict, also those that were
+// sent and are not answered when the connection breaks. NBD does not carry
+// rights: who calls it tells the server too, after this.
+func (d *Device) SetRight(right uint64) { d.right.Store(right) }
+
+// old reports whether r changes data under a right that is no more.
+func (d *Device) old(r *block.Request) bool {
+	right := d.right.Load()
+	return r.Op.Changes() && r.Right != 0 && right != 0 && r.Right != right
+}
 
 // Submit implements block.Device.
 func (d *Device) Submit(r *block.Request) {
@@ -147,6 +165,8 @@ func (d *Device) accepts(r *block.Request) block.Status {
 	switch {
 	case info.ReadOnly:
 		return block.StatusReadOnly
+	case d.old(r):
+		return block.StatusConflict
 	case r.Flags&block.FlagFUA != 0 && !info.Has(block.CanFUA):
 		return block.StatusUnsupported
 	}

@@ -151,10 +151,14 @@ func (s *slot) finish(depth uint8) {
 // requests use it.
 func (d *Device) resume(c *netio.Conn) {
 	d.mu.Lock()
-	var again []*slot
+	var again, fenced []*slot
 	for i := range d.slots {
-		if d.slots[i].req != nil {
-			again = append(again, &d.slots[i])
+		switch s := &d.slots[i]; {
+		case s.req == nil:
+		case d.old(s.req):
+			fenced = append(fenced, s)
+		default:
+			again = append(again, s)
 		}
 	}
 	slices.SortFunc(again, func(a, b *slot) int { return cmp.Compare(a.order, b.order) })
@@ -168,6 +172,10 @@ func (d *Device) resume(c *netio.Conn) {
 	if d.ctx.Err() != nil { // it ended before it could see the connection
 		c.Close(block.StatusClosed)
 		return
+	}
+	for _, s := range fenced {
+		s.status = block.StatusConflict
+		s.finish(0)
 	}
 	c.Flush()
 }

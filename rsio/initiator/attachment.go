@@ -22,6 +22,8 @@ type attachment struct {
 	v      *session.Volume
 	kick   chan struct{} // something changed
 
+	former uint64 // right that a predecessor's devices and files had; 0: none
+
 	mu   sync.Mutex
 	info block.Info // as last seen, also before the target was reached
 }
@@ -29,7 +31,7 @@ type attachment struct {
 // presented describes the attachment for a Frontend.
 func (a *attachment) presented(show api.Show) Presented {
 	return Presented{Name: a.name, Namespace: a.spec.Namespace, Volume: a.spec.Volume, VM: a.spec.VM, Nexus: a.nexus,
-		Target: a.target, ReadOnly: a.spec.ReadOnly, Show: show}
+		Target: a.target, ReadOnly: a.spec.ReadOnly, Right: a.former, Show: show}
 }
 
 // attachmentName is the name of an attachment: [NS/]VOL[~VM].

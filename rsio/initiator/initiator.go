@@ -39,7 +39,9 @@ type Frontend interface {
 	// URI returns where clients find the export.
 	URI(name string) string
 	// Fence says that the right of the export's nexus is another one: see
-	// block.Info.Right. It does not wait.
+	// block.Info.Right. It does not wait. What devices and files have in flight
+	// keeps the former right; the frontend calls Initiator.Fenced when all that
+	// comes from them is younger than the right of that call.
 	Fence(name string)
 	// Addresses returns where the frontend listens.
 	Addresses() []string
@@ -72,6 +74,7 @@ type Presented struct {
 	Nexus     string
 	Target    string
 	ReadOnly  bool
+	Right     uint64 // what a predecessor's devices and files carry: see Fenced; 0: they carry none
 	Show      api.Show
 }
 
@@ -284,6 +287,9 @@ func (i *Initiator) restore(k keptAttachment) error {
 	k.Info.Right = i.run.right(runKey(k.Target, l.nexus, k.Spec))
 	a := i.newAttachment(k.Spec, l, k.Info)
 	i.mu.Lock()
+	if s := k.Spec.Show; s.NBD || s.File || s.Loop {
+		a.former = k.Info.Right
+	}
 	i.attach[a.name] = a
 	i.mu.Unlock()
 	return nil
@@ -314,6 +320,20 @@ func (i *Initiator) Find(name string) (dev block.Device, nexus string, readOnly,
 		return nil, "", false, false
 	}
 	return a, a.nexus, a.spec.ReadOnly, true
+}
+
+// Fenced keeps for a successor that all that devices and files of an attachment
+// send was given to them under this right, or is refused.
+func (i *Initiator) Fenced(name string, right uint64) {
+	i.mu.Lock()
+	a := i.attach[name]
+	i.mu.Unlock()
+	if a == nil {
+		return
+	}
+	if err := i.run.setRight(a.runKey(), right); err != nil {
+		i.opt.Events.Add(audit.Error, name, "its right could not be recorded: "+err.Error())
+	}
 }
 
 // Names returns the names of all attachments, sorted.

@@ -155,26 +155,42 @@ func (r *run) incarnation(key string) uint64 {
 	return r.data.Incarnations[key]
 }
 
-// right returns the generation of the right that a volume was last seen with.
+// right returns the generation of the right that devices and files of a volume
+// carry.
 //
 // Why a successor has to know: a device or file outlives this process and sends
 // its unanswered writes again, to a successor. If the nexus was fenced in
 // between, and has a right again, those writes would be executed under the new
-// one although they were sent before the fence. So whoever connects before the
-// successor has heard from the target starts with this right.
+// one although they were sent before the fence. So they carry this one until
+// the successor's frontend has made sure that none is left. It is recorded when
+// that has happened (Initiator.Fenced), not when the target tells of another
+// right: the process may end between the two.
 func (r *run) right(key string) uint64 {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.data.Rights[key]
 }
 
-// setSeen records incarnation and right of a volume; zeroes leave what was
-// known.
+// setSeen records the incarnation of a volume, and its right if there is none
+// on record; zeroes leave what was known.
 func (r *run) setSeen(key string, incarnation, right uint64) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	changed := put(r.data.Incarnations, key, incarnation)
-	if !put(r.data.Rights, key, right) && !changed {
+	if r.data.Rights[key] == 0 {
+		changed = put(r.data.Rights, key, right) || changed
+	}
+	if !changed {
+		return nil
+	}
+	return writeJSON(r.path, &r.data, false)
+}
+
+// setRight records the right of a volume.
+func (r *run) setRight(key string, right uint64) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if !put(r.data.Rights, key, right) {
 		return nil
 	}
 	return writeJSON(r.path, &r.data, false)

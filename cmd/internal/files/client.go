@@ -63,6 +63,14 @@ func (c *Client) Refresh(ctx context.Context, path string) error {
 	return c.call(ctx, http.MethodPost, "/v1/refresh", url.Values{"path": {path}}, nil, nil)
 }
 
+// Fence says under which right of its nexus a file is used from now on: what
+// processes have sent to it carries the former one, and changes nothing any
+// more when this returns. After an error, call it again.
+func (c *Client) Fence(ctx context.Context, path string, right uint64) error {
+	q := url.Values{"path": {path}, "right": {fmt.Sprint(right)}}
+	return c.call(ctx, http.MethodPost, "/v1/fence", q, nil, nil)
+}
+
 // Quit ends the process, which must not have files.
 func (c *Client) Quit(ctx context.Context) error {
 	return c.call(ctx, http.MethodPost, "/v1/quit", nil, nil, nil)

@@ -14,6 +14,7 @@
 //	PUT    /v1/files                     File: adds it, or changes owner and mode
 //	DELETE /v1/files?path=P&force=true   removes it
 //	POST   /v1/refresh?path=P            looks at the size again
+//	POST   /v1/fence?path=P&right=N      what was sent to the file so far is refused
 //	POST   /v1/quit                      unmounts and ends the process
 //
 // What ends the mount: SIGTERM to the process, quit, umount by hand, kill -9
@@ -39,6 +40,7 @@ type File struct {
 	UID      uint32 `json:"uid"`
 	GID      uint32 `json:"gid"`
 	Mode     uint32 `json:"mode"`
+	Right    uint64 `json:"right"` // of the nexus, when the file is added; see Client.Fence
 }
 
 // State is a file as it is served.

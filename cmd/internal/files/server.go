@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -145,6 +146,13 @@ func (s *Server) routes() http.Handler {
 	handle("POST /v1/refresh", func(r *http.Request) (any, error) {
 		return nil, s.refresh(r.Context(), r.URL.Query().Get("path"))
 	})
+	handle("POST /v1/fence", func(r *http.Request) (any, error) {
+		right, err := strconv.ParseUint(r.URL.Query().Get("right"), 10, 64)
+		if err != nil {
+			return nil, err
+		}
+		return nil, s.fence(r.URL.Query().Get("path"), right)
+	})
 	handle("POST /v1/quit", func(*http.Request) (any, error) {
 		s.mu.Lock()
 		defer s.mu.Unlock()
@@ -188,7 +196,9 @@ func (s *Server) put(ctx context.Context, f File) error {
 	old := s.files[f.Path]
 	s.mu.Unlock()
 	if old != nil {
-		if old.File == f {
+		same := f
+		same.Right = old.Right
+		if old.File == same {
 			return nil
 		}
 		if err := s.remove(ctx, f.Path, false); err != nil {
@@ -201,6 +211,7 @@ func (s *Server) put(ctx context.Context, f File) error {
 		return err
 	}
 	e.dev = dev
+	dev.SetRight(f.Right)
 	ns, name, _ := strings.Cut(f.Path, "/")
 	err = s.fs.Add(fusefs.File{Namespace: ns, Name: name, Device: dev, Nexus: f.Nexus, ReadOnly: f.ReadOnly, UID: f.UID, GID: f.GID, Mode: f.Mode, Attr: e.attr})
 	if err != nil {
@@ -251,6 +262,19 @@ func (s *Server) remove(ctx context.Context, path string, force bool) error {
 	delete(s.files, path)
 	s.mu.Unlock()
 	return e.dev.Close(ctx)
+}
+
+// fence refuses what was sent to a file under another right.
+func (s *Server) fence(path string, right uint64) error {
+	s.mu.Lock()
+	e := s.files[path]
+	s.mu.Unlock()
+	if e == nil {
+		return fmt.Errorf("there is no file %s", path)
+	}
+	e.dev.SetRight(right)
+	ns, name, _ := strings.Cut(path, "/")
+	return s.fs.Fence(ns, name)
 }
 
 func (s *Server) refresh(ctx context.Context, path string) error {

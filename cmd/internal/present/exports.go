@@ -6,6 +6,7 @@ import (
 	"context"
 	"net/url"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"rsio/nbd"
@@ -33,11 +34,25 @@ func (p *Presenter) URI(name string) string {
 // Addresses returns where NBD is served.
 func (p *Presenter) Addresses() []string { return p.opt.Addresses }
 
-// Fence says that the right of an attachment's nexus is another one.
+// Fence says that the right of an attachment's nexus is another one. Clients
+// have it from now on; devices and files when the mender has fenced them.
 func (p *Presenter) Fence(name string) {
-	for _, n := range exportNames(name) {
-		p.srv.Fence(n)
-	}
+	p.srv.Fence(name)
+	p.poke()
+}
+
+// held is the device of an attachment as a device or file of ours uses it:
+// under the right that it is known to be younger than.
+type held struct {
+	block.Device
+	right *atomic.Uint64
+}
+
+// Info implements block.Device.
+func (h *held) Info() block.Info {
+	i := h.Device.Info()
+	i.Right = h.right.Load()
+	return i
 }
 
 // Clients returns how many connections an attachment has, but those of devices
@@ -86,6 +101,15 @@ func (p *Presenter) Open(export string) (*nbd.Export, error) {
 	dev, nexus, ro, ok := (*a).Find(name)
 	if !ok {
 		return nil, block.StatusNotFound
+	}
+	if export != name {
+		p.mu.Lock()
+		s := p.shown[name]
+		p.mu.Unlock()
+		if s == nil {
+			return nil, block.StatusBusy // a predecessor's: it comes again until it is presented
+		}
+		dev = &held{dev, &s.right}
 	}
 	return &nbd.Export{Name: export, Description: "attached under nexus " + nexus, Device: dev, Nexus: nexus, Volume: name, ReadOnly: ro}, nil
 }

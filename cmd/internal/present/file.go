@@ -114,7 +114,7 @@ func (p *Presenter) makeFile(ctx context.Context, s *shown) error {
 		return api.Errorf(api.Failed, "attach", s.Name, err.Error(), "see rsioctl doctor")
 	}
 	err = c.Put(ctx, files.File{Path: s.path(), Export: forFile + s.Name, Volume: s.Namespace + "/" + s.Volume, Nexus: s.Nexus,
-		Target: s.Target, ReadOnly: s.ReadOnly, UID: uint32(uid), GID: uint32(gid), Mode: uint32(permissions(s.Show))})
+		Target: s.Target, ReadOnly: s.ReadOnly, UID: uint32(uid), GID: uint32(gid), Mode: uint32(permissions(s.Show)), Right: s.right.Load()})
 	if err != nil {
 		return err
 	}

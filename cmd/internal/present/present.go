@@ -40,6 +40,9 @@ import (
 type Attachments interface {
 	Names() []string
 	Find(name string) (dev block.Device, nexus string, readOnly, ok bool)
+	// Fenced is told when devices and files of an attachment have nothing in
+	// flight that is older than the right.
+	Fenced(name string, right uint64)
 }
 
 // Options configure a Presenter.
@@ -79,6 +82,10 @@ type shown struct {
 	file    bool
 	resized bool
 	trouble string
+
+	right   atomic.Uint64 // that device and file use
+	barrier chan error    // a barrier of the kernel device is under way; guarded by Presenter.change
+	under   uint64        // for this right
 }
 
 // New returns a Presenter that serves with srv, whose Exports it is: see
@@ -132,6 +139,9 @@ func (p *Presenter) Present(ctx context.Context, want initiator.Presented) error
 		p.shown[want.Name] = s
 	}
 	s.Presented = want
+	if s.right.Load() == 0 {
+		s.right.Store(p.firstRight(want))
+	}
 	p.mu.Unlock()
 	err := p.make(ctx, s)
 	p.mu.Lock()
@@ -285,6 +295,7 @@ func (p *Presenter) mendOne(ctx context.Context, s *shown) {
 	if s.file {
 		err = errors.Join(err, p.mendFile(ctx, s, resized))
 	}
+	err = errors.Join(err, p.mendRight(ctx, s))
 	p.mu.Lock()
 	if s.trouble = ""; err != nil {
 		s.trouble = err.Error()

@@ -169,7 +169,9 @@ func show(a *api.Attachment, s api.Show) {
 func (i *Initiator) Detach(_ context.Context, name string, _ bool) error {
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	n := slices.IndexFunc(i.attached, func(a api.Attachment) bool { return slices.Contains([]string{a.Name, a.URI, a.Device, a.Loop, a.File}, name) })
+	n := slices.IndexFunc(i.attached, func(a api.Attachment) bool {
+		return slices.Contains([]string{a.Name, a.URI, a.Device, a.Loop, a.File}, name)
+	})
 	if n < 0 {
 		return block.StatusNotFound
 	}
