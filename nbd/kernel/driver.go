@@ -110,10 +110,15 @@ func (d *Driver) Watch(dead func(index int)) error {
 	return nil
 }
 
-// call sends a command and returns what the kernel answers.
+// call sends a command and returns what the kernel answers: to connect the
+// device's number, to all others an acknowledgement, which has to be asked for.
+// Both would be two messages, and the second taken for the answer to the next.
 func (d *Driver) call(cmd uint8, data []byte) ([]genetlink.Message, error) {
-	return d.conn.Execute(genetlink.Message{Header: genetlink.Header{Command: cmd, Version: familyVersion}, Data: data},
-		d.family.ID, netlink.Request|netlink.Acknowledge)
+	flags := netlink.Request
+	if cmd != cmdConnect {
+		flags |= netlink.Acknowledge
+	}
+	return d.conn.Execute(genetlink.Message{Header: genetlink.Header{Command: cmd, Version: familyVersion}, Data: data}, d.family.ID, flags)
 }
 
 // Connect makes a device and returns its number. With one connection its

@@ -40,3 +40,12 @@ func TestGuest(t *testing.T) {
 		t.Errorf("exit code %d, %q", code, out)
 	}
 }
+
+func containsAny(s string, words ...string) bool {
+	for _, w := range words {
+		if strings.Contains(s, w) {
+			return true
+		}
+	}
+	return false
+}
