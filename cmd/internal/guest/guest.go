@@ -35,17 +35,27 @@ const bootTimeout = 30 * time.Second
 // Boot boots a User-Mode Linux guest with so much memory in MiB.
 func (l *Lab) Boot(name string, mem int, modules ...string) *Guest {
 	l.T.Helper()
-	for try := 1; ; try++ {
-		g := l.boot(name, mem, modules)
+	return l.BootAll([]string{name}, mem, modules...)[0]
+}
+
+// BootAll boots several guests at a time.
+func (l *Lab) BootAll(names []string, mem int, modules ...string) []*Guest {
+	l.T.Helper()
+	all := make([]*Guest, len(names))
+	for n, name := range names {
+		all[n] = l.boot(name, mem, modules)
+	}
+	for n, g := range all {
 		if g.waitFor("up", bootTimeout) {
-			return g
+			continue
 		}
 		g.Kill()
-		if try == 2 {
-			l.T.Fatalf("guest %s does not boot:\n%s", name, g.console())
+		l.T.Logf("guest %s did not boot within %v, which happens to User-Mode Linux now and then: once more\n%s", g.Name, bootTimeout, g.console())
+		if all[n] = l.boot(g.Name, mem, modules); !all[n].waitFor("up", bootTimeout) {
+			l.T.Fatalf("guest %s does not boot:\n%s", g.Name, all[n].console())
 		}
-		l.T.Logf("guest %s did not boot within %v, which happens to User-Mode Linux now and then: once more\n%s", name, bootTimeout, g.console())
 	}
+	return all
 }
 
 func (l *Lab) boot(name string, mem int, modules []string) *Guest {

@@ -63,10 +63,13 @@ func New(t *testing.T, bin string) *Lab {
 func (l *Lab) userland() {
 	l.T.Helper()
 	l.root = l.Path("root")
-	for _, d := range []string{"bin", "sbin", "usr/bin", "usr/sbin", "etc", "proc", "sys", "dev", "tmp", "run", "mnt", "var", "host", "root", "lib/modules", "lib64"} {
+	for _, d := range []string{"bin", "usr/bin", "usr/sbin", "etc", "proc", "sys", "dev", "tmp", "run", "mnt", "var", "host", "root", "lib/modules", "lib64"} {
 		if err := os.MkdirAll(filepath.Join(l.root, d), 0o755); err != nil {
 			l.T.Fatal(err)
 		}
+	}
+	if err := os.Symlink("usr/sbin", filepath.Join(l.root, "sbin")); err != nil { // where the kernel calls ocfs2_hb_ctl
+		l.T.Fatal(err)
 	}
 	busybox, err := exec.LookPath("busybox")
 	if err != nil {
