@@ -3,13 +3,14 @@
 
 SHELL := /bin/bash
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
-PACKAGES := fio nbdkit nbd-server nbd-client qemu-utils libnbd-bin python3-libnbd iproute2 nftables e2fsprogs xfsprogs btrfs-progs fuse3
+PACKAGES := fio nbdkit nbd-server nbd-client qemu-utils libnbd-bin python3-libnbd iproute2 nftables e2fsprogs xfsprogs btrfs-progs fuse3 \
+	user-mode-linux busybox-static kmod ocfs2-tools qemu-system-x86 cpio
 SEEDS ?= 5000
 FIRST ?= 1
 FUZZTIME ?= 15s
 ROUNDS ?= 50
 
-.PHONY: help build deps test race lint sim fuzz e2e demo bench soak-paths soak-kill soak-fence trunk man clean
+.PHONY: help build deps test guest race lint sim fuzz e2e demo bench soak-paths soak-kill soak-devices soak-fence trunk man clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
@@ -20,11 +21,15 @@ build: ## build the programs into bin/
 deps: ## install the programs that tests and demo use, from the distribution's packages
 	@testdata/lab/deps $(PACKAGES)
 
-test: deps ## run all tests: unit, simulation, end to end with real clients and faults
-	@export RSIO_NOT_CHECKED=$$(mktemp); go test -count=1 -timeout 20m ./...; code=$$?; cat $$RSIO_NOT_CHECKED; rm -f $$RSIO_NOT_CHECKED; exit $$code
+test: deps ## run all tests: unit, simulation, end to end with real clients and faults, guests with kernels of their own
+	@export RSIO_NOT_CHECKED=$$(mktemp); go test -count=1 -timeout 20m $$(go list ./... | grep -v /guest); code=$$?; \
+	go test -count=1 -timeout 15m ./cmd/internal/guest || code=1; cat $$RSIO_NOT_CHECKED; rm -f $$RSIO_NOT_CHECKED; exit $$code
+
+guest: build ## the tests in guests alone
+	RSIO_BIN=$(CURDIR)/bin go test ./cmd/internal/guest -count=1 -timeout 20m -v
 
 race: ## run the unit tests with the race detector
-	@export RSIO_NOT_CHECKED=$$(mktemp); CGO_ENABLED=1 go test -race -short -timeout 10m $$(go list ./... | grep -v -e /e2e -e /sim); code=$$?; cat $$RSIO_NOT_CHECKED; rm -f $$RSIO_NOT_CHECKED; exit $$code
+	@export RSIO_NOT_CHECKED=$$(mktemp); CGO_ENABLED=1 go test -race -short -timeout 10m $$(go list ./... | grep -v -e /e2e -e /sim -e /guest); code=$$?; cat $$RSIO_NOT_CHECKED; rm -f $$RSIO_NOT_CHECKED; exit $$code
 
 lint: ## go vet and staticcheck
 	go vet ./...
@@ -50,6 +55,9 @@ soak-paths: build ## ROUNDS rounds of every path fault, idle and with busy cores
 
 soak-kill: build ## ROUNDS kills of target and initiator under verified load
 	RSIO_BIN=$(CURDIR)/bin RSIO_ROUNDS=$(ROUNDS) go test ./cmd/internal/e2e -timeout 6h -v -run 'Kill'
+
+soak-devices: build ## ROUNDS restarts of daemons under files and loop devices, and fenced files (root)
+	RSIO_BIN=$(CURDIR)/bin RSIO_ROUNDS=$(ROUNDS) go test ./cmd/internal/e2e -count=1 -timeout 6h -v -run 'P13|P4_File'
 
 soak-fence: ## ROUNDS fenced victims, crashes and linearizability histories of reservations
 	RSIO_ROUNDS=$(ROUNDS) go test ./dam -count=1 -timeout 6h -v -run 'P4_PreemptAbort|P5_Crash|P5_Linearizable'

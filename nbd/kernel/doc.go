@@ -15,10 +15,15 @@
 //     If its socket has been replaced meanwhile, it is sent again on the new one
 //     at that moment. The timer is the queue's io_timeout, 30 s by default: that
 //     long the requests that were with a server when it died would wait after
-//     a successor has come. So Connect sets it to ioTimeout.
+//     a successor has come. So Connect sets it to ioTimeout. Measured in a
+//     guest with one CPU under load: the longest request over kill -9 and restart
+//     of the server takes 1.7 to 2.2 s.
 //   - Several connections, or a timeout: when the timer fires the request is
 //     sent again on a live connection, and its socket is shut down. The timer
-//     is 30 s where no timeout was asked for.
+//     is 30 s where no timeout was asked for; Connect sets it to
+//     ioTimeoutSeveral. A timeout of weeks would keep the connections, but the
+//     requests of a server that died would wait for weeks, too: nothing else
+//     sends them again.
 //   - A device without a live connection waits for a new one for as long as the
 //     dead-connection timeout says; without one its requests fail at once.
 //

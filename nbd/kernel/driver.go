@@ -144,16 +144,23 @@ func (d *Driver) Connect(c Config) (int, error) {
 	if index < 0 {
 		return -1, errors.New("connect a kernel device: the kernel did not say which one")
 	}
-	return index, setTimer(index)
+	if len(c.Sockets) > 1 {
+		return index, setTimer(index, ioTimeoutSeveral)
+	}
+	return index, setTimer(index, ioTimeout)
 }
 
-// ioTimeout is the time after which the block layer asks the driver about a
-// request: what was with a server that died is sent again that soon after its
-// successor came. The kernel rounds it to whole seconds.
-const ioTimeout = time.Second
+// The time after which the block layer asks the driver about a request: what
+// was with a server that died is sent again that soon after its successor came.
+// The kernel rounds it up to whole seconds. With several connections a request
+// that takes longer costs its connection and is sent again.
+const (
+	ioTimeout        = time.Second
+	ioTimeoutSeveral = 5 * time.Second
+)
 
 // setTimer sets the timer of the queue.
-func setTimer(index int) error {
+func setTimer(index int, ioTimeout time.Duration) error {
 	path := fmt.Sprintf("/sys/block/nbd%d/queue/io_timeout", index)
 	if err := os.WriteFile(path, fmt.Appendf(nil, "%d", ioTimeout.Milliseconds()), 0o644); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("kernel device %d: %w", index, err)

@@ -3,7 +3,9 @@
 package guest
 
 import (
+	"encoding/base64"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -27,6 +29,7 @@ type Guest struct {
 
 	mu   sync.Mutex
 	jobs int
+	line net.Conn // jobs of a guest that does not share /host; nil: it does
 }
 
 // bootTimeout is when a guest hangs while it boots, which is rare.
@@ -58,23 +61,34 @@ func (l *Lab) BootAll(names []string, mem int, modules ...string) []*Guest {
 	return all
 }
 
-func (l *Lab) boot(name string, mem int, modules []string) *Guest {
+// guest makes the next guest, which is not started.
+func (l *Lab) guest(name string) *Guest {
 	l.T.Helper()
 	l.n++
 	g := &Guest{l: l, Name: name, N: l.n, Dir: l.Path(fmt.Sprintf("guest%d", l.n)), done: make(chan struct{})}
 	if err := os.Mkdir(g.Dir, 0o755); err != nil {
 		l.T.Fatal(err)
 	}
+	return g
+}
+
+func (l *Lab) boot(name string, mem int, modules []string) *Guest {
+	l.T.Helper()
+	g := l.guest(name)
 	args := []string{"--net=/run/netns/" + l.NS, "linux.uml", fmt.Sprintf("mem=%dM", mem), fmt.Sprintf("umid=g%d", g.N), "uml_dir=" + l.Dir,
 		"root=/dev/root", "rootfstype=hostfs", "rootflags=" + l.root, "ro", "init=/init", "con=null", "con0=fd:0,fd:1", "quiet",
 		"lab_host=" + g.Dir, "lab_mods=" + l.mods, "lab_load=" + strings.Join(modules, ",")}
-	for k := range Networks {
-		tap := fmt.Sprintf("t%dn%d", g.N, k)
-		l.Run("ip", "-n", l.NS, "tuntap", "add", tap, "mode", "tap")
-		l.Run("ip", "-n", l.NS, "link", "set", tap, "master", bridge(k), "up")
-		g.taps = append(g.taps, tap)
+	for k, tap := range g.plug() {
 		args = append(args, fmt.Sprintf("vec%d:transport=tap,ifname=%s,depth=128,gro=1", k, tap), fmt.Sprintf("lab_ip%d=%s/24", k, guestAddr(k, g.N)))
 	}
+	g.run(args)
+	return g
+}
+
+// run starts the guest's process in the lab's namespace; it ends with the test.
+func (g *Guest) run(args []string) {
+	l := g.l
+	l.T.Helper()
 	out, err := os.Create(g.Dir + ".console")
 	if err != nil {
 		l.T.Fatal(err)
@@ -96,7 +110,18 @@ func (l *Lab) boot(name string, mem int, modules []string) *Guest {
 			l.T.Logf("--- console of guest %s ---\n%s", g.Name, g.console())
 		}
 	})
-	return g
+}
+
+// plug makes the guest's cards, one in each network.
+func (g *Guest) plug() []string {
+	g.l.T.Helper()
+	for k := range Networks {
+		tap := fmt.Sprintf("t%dn%d", g.N, k)
+		g.l.Run("ip", "-n", g.l.NS, "tuntap", "add", tap, "mode", "tap")
+		g.l.Run("ip", "-n", g.l.NS, "link", "set", tap, "master", bridge(k), "up")
+		g.taps = append(g.taps, tap)
+	}
+	return g.taps
 }
 
 func (g *Guest) console() string {
@@ -148,6 +173,11 @@ func (g *Guest) Start(script string) *Job {
 	}
 	if err := os.WriteFile(j.path("go"), nil, 0o644); err != nil {
 		g.l.T.Fatal(err)
+	}
+	if g.line != nil {
+		if _, err := fmt.Fprintf(g.line, "RUN %d %s\n", j.n, base64.StdEncoding.EncodeToString([]byte(script+"\n"))); err != nil {
+			g.l.T.Fatal(err)
+		}
 	}
 	return j
 }

@@ -47,7 +47,7 @@ func (g *Guest) Initiator() time.Duration {
 	g.Start(fmt.Sprintf("echo $$ > /run/initiator.pid; exec rsio-initiator --run /run/rsio --data /host --name %s --target st1=%s >> /host/initiator.log 2>&1",
 		g.Name, strings.Join(paths, ",")))
 	start := time.Now()
-	g.Sh("until rsioctl --admin unix:/run/rsio/admin.sock status > /dev/null 2>&1; do usleep 20000; done")
+	g.Sh("n=0; until rsioctl --admin unix:/run/rsio/admin.sock status > /dev/null 2>&1; do n=$((n+1)); [ $n -lt 100 ] || { tail -n 50 /host/initiator.log; exit 1; }; usleep 50000; done")
 	return time.Since(start)
 }
 
