@@ -17,11 +17,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Errors for errors.Is.
-var (
-	ErrNoDriver     = errors.New("no nbd driver")
-	ErrNoDeadSocket = errors.New("no connection of the device is dead")
-)
+// ErrNoDriver says that the kernel has no nbd driver; for errors.Is.
+var ErrNoDriver = errors.New("no nbd driver")
 
 // DeadTimeout is how long a device without a connection waits for one: longer
 // than anybody takes to start a daemon again. The kernel counts in jiffies; two
@@ -168,18 +165,16 @@ func setTimer(index int, ioTimeout time.Duration) error {
 	return nil
 }
 
-// Reconfigure hands a device new sockets in place of dead ones;
-// ErrNoDeadSocket if there is none that it knows of. Flags and sizes are left
-// as they are.
+// Reconfigure hands a device new sockets in place of dead ones. Flags and sizes
+// are left as they are. If none is dead, or the kernel has not noticed, it takes
+// none and says nothing of it (nbd_genl_reconfigure forgets -ENOSPC): when the
+// caller closes its own reference, the socket ends.
 func (d *Driver) Reconfigure(c Config) error {
 	data, err := encode(Config{Index: c.Index, Identifier: c.Identifier, Sockets: c.Sockets}, false)
 	if err != nil {
 		return err
 	}
 	_, err = d.call(cmdReconfigure, data)
-	if errors.Is(err, unix.ENOSPC) { // nbd_reconnect_socket
-		return ErrNoDeadSocket
-	}
 	if err != nil {
 		return fmt.Errorf("reconfigure kernel device %d: %w", c.Index, err)
 	}

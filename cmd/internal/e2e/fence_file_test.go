@@ -4,7 +4,6 @@ package e2e
 
 import (
 	"errors"
-	"fmt"
 	"os"
 	"strconv"
 	"strings"
@@ -122,6 +121,6 @@ func TestP4_File(t *testing.T) {
 		}
 		start := time.Now()
 		r.Eventually("the victim writes again", func() bool { ok, _ := r.pour(f, 1)(); return ok == 1 })
-		t.Log(fmt.Sprintf("%s: %d and %d fenced, writes again after %d ms", what, fenced, fenced2, time.Since(start).Milliseconds()))
+		t.Logf("%s: %d and %d fenced, writes again after %d ms", what, fenced, fenced2, time.Since(start).Milliseconds())
 	}
 }

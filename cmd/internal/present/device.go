@@ -53,6 +53,9 @@ func (p *Presenter) makeDevice(ctx context.Context, s *shown) error {
 		return p.name(s, kernel.Path(s.index))
 	}
 	d, err := p.kernelDriver()
+	if errors.Is(err, kernel.ErrNoDriver) && kernel.Old() {
+		return p.attachOld(ctx, s)
+	}
 	if errors.Is(err, kernel.ErrNoDriver) {
 		return api.Errorf(api.Failed, "attach", s.Name, "this kernel has no nbd driver: "+err.Error(),
 			"modprobe nbd, or use --fuse for a file, or --loop for a block device on it")
@@ -95,6 +98,26 @@ func (p *Presenter) connectDevice(ctx context.Context, d *kernel.Driver, s *show
 	return d.Connect(cfg)
 }
 
+// attachOld attaches the device by ioctl, for a driver without netlink. It ends
+// with this process.
+func (p *Presenter) attachOld(ctx context.Context, s *shown) error {
+	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
+	defer cancel()
+	conn, info, err := client.Dial(ctx, p.opt.Socket, forKernel+s.Name)
+	if err != nil {
+		return err
+	}
+	d, err := kernel.AttachIoctl(ctx, conn, info.Size, info.Flags, blockSize(info))
+	if err != nil {
+		return err
+	}
+	p.opt.Events.Add(audit.Warning, s.Name, kernel.Path(d.Index)+": this kernel's nbd driver is an old one: the device ends with the initiator, and does not follow the volume's size")
+	p.mu.Lock()
+	s.index, s.old = d.Index, d
+	p.mu.Unlock()
+	return p.name(s, kernel.Path(d.Index))
+}
+
 // blockSize is what the kernel uses as the logical block: what the export must
 // be given, 512 at least.
 func blockSize(info client.Info) uint32 { return max(info.MinBlock, 512) }
@@ -117,6 +140,14 @@ const dialTimeout = 5 * time.Second
 // mendDevice gives a kernel device new sockets for those that died, and the
 // size of its volume. p.change is held.
 func (p *Presenter) mendDevice(ctx context.Context, s *shown, resized bool) error {
+	if s.old != nil {
+		select {
+		case <-s.old.Done():
+			return fmt.Errorf("the connection of %s has ended, and this kernel cannot be given another: detach and attach it", kernel.Path(s.index))
+		default:
+			return nil
+		}
+	}
 	d, err := p.kernelDriver()
 	if err != nil {
 		return err
@@ -127,20 +158,19 @@ func (p *Presenter) mendDevice(ctx context.Context, s *shown, resized bool) erro
 		p.mu.Unlock()
 		return errors.New("its kernel device was disconnected by somebody else: detach and attach it")
 	}
-	for p.srv.Stats().Exports[forKernel+s.Name] < s.connections() {
-		conn, info, err := p.dialDevice(ctx, s)
+	// One try for each: a socket that the kernel did not want ends when we close
+	// it, and is seen to be missing the next time.
+	for range s.connections() - p.srv.Stats().Exports[forKernel+s.Name] {
+		conn, _, err := p.dialDevice(ctx, s)
 		if err != nil {
 			return err
 		}
-		err = d.Reconfigure(kernel.Config{Index: s.index, Identifier: p.identifier(s), Sockets: []*os.File{conn}, Size: info.Size, BlockSize: blockSize(info)})
+		err = d.Reconfigure(kernel.Config{Index: s.index, Identifier: p.identifier(s), Sockets: []*os.File{conn}})
 		_ = conn.Close() // the kernel has a reference of its own, if it took it
-		if errors.Is(err, kernel.ErrNoDeadSocket) {
-			break // it has not noticed yet that one died, or all are well
-		}
 		if err != nil {
 			return fmt.Errorf("%s: new socket: %w", kernel.Path(s.index), err)
 		}
-		p.opt.Events.Add(audit.Info, s.Name, kernel.Path(s.index)+" goes on with a new connection")
+		p.opt.Events.Add(audit.Info, s.Name, kernel.Path(s.index)+" was given a new connection")
 	}
 	if !resized {
 		return nil
@@ -163,10 +193,6 @@ func (p *Presenter) dropDevice(ctx context.Context, s *shown, force bool) error 
 	if s.index < 0 {
 		return nil
 	}
-	d, err := p.kernelDriver()
-	if err != nil {
-		return err
-	}
 	dev := kernel.Path(s.index)
 	f, err := hold(dev, force)
 	if err != nil && !force {
@@ -174,12 +200,28 @@ func (p *Presenter) dropDevice(ctx context.Context, s *shown, force bool) error 
 	}
 	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
 	defer cancel()
-	if err := d.Disconnect(ctx, s.index, f); err != nil && !force {
+	if err := p.disconnect(ctx, s, f); err != nil && !force {
 		return fmt.Errorf("%s: %w", dev, err)
 	}
 	unlink(filepath.Join(devDir, s.path()), dev)
 	p.mu.Lock()
-	s.index = -1
+	s.index, s.old = -1, nil
 	p.mu.Unlock()
 	return nil
+}
+
+// disconnect ends the kernel device of s, which hold, if not nil, keeps others
+// from opening.
+func (p *Presenter) disconnect(ctx context.Context, s *shown, hold *os.File) error {
+	if s.old != nil {
+		if hold != nil {
+			_ = hold.Close() // it would keep the driver from letting go
+		}
+		return s.old.Detach()
+	}
+	d, err := p.kernelDriver()
+	if err != nil {
+		return err
+	}
+	return d.Disconnect(ctx, s.index, hold)
 }

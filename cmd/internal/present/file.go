@@ -21,8 +21,7 @@ import (
 
 // filesState is what is known of the process that serves files.
 type filesState struct {
-	client *files.Client
-	states []files.State // as of the last look
+	client *files.Client // nil: not used yet
 }
 
 // startTimeout is how long the files' process has to mount and answer.

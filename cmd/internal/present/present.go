@@ -77,7 +77,8 @@ type Presenter struct {
 // shown is what there is of an attachment.
 type shown struct {
 	initiator.Presented
-	index   int // of the kernel device, -1: none
+	index   int           // of the kernel device, -1: none
+	old     *kernel.Ioctl // it was attached by ioctl
 	loop    string
 	file    bool
 	resized bool
@@ -116,6 +117,11 @@ func (p *Presenter) Shut() {
 	driver := p.driver
 	p.driver = nil
 	p.mu.Unlock()
+	for _, s := range p.all() {
+		if s.old != nil {
+			_ = s.old.Detach() // it would end with the process anyway
+		}
+	}
 	if driver != nil {
 		_ = driver.Close() // a netlink socket: nothing can be lost
 	}
