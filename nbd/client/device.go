@@ -101,7 +101,27 @@ func (d *Device) Info() block.Info {
 // Changes that carry another one end in StatusConflict, also those that were
 // sent and are not answered when the connection breaks. NBD does not carry
 // rights: who calls it tells the server too, after this.
-func (d *Device) SetRight(right uint64) { d.right.Store(right) }
+//
+// To the server old is what is in the socket when it is told. So no byte of an
+// old change is sent after this has returned. The interleaving: the socket is
+// full, or all slots are taken, and an old write waits here. The server is told
+// of the new right, the write follows and is taken for a younger one: it is
+// executed though it was submitted before the fence. A connection that such a
+// write is queued on is broken.
+func (d *Device) SetRight(right uint64) {
+	d.right.Store(right)
+	d.mu.Lock()
+	conn, queued := d.conn, false
+	if conn != nil && conn.Queued() > 0 {
+		for i := range d.slots {
+			queued = queued || d.slots[i].req != nil && d.old(d.slots[i].req)
+		}
+	}
+	d.mu.Unlock()
+	if queued {
+		conn.Close(errFenced)
+	}
+}
 
 // old reports whether r changes data under a right that is no more.
 func (d *Device) old(r *block.Request) bool {
@@ -121,9 +141,16 @@ func (d *Device) Submit(r *block.Request) {
 		return
 	}
 	d.mu.Lock()
-	if d.failing {
+	st := block.StatusOK
+	switch {
+	case d.failing:
+		st = block.StatusIO
+	case d.old(r): // since it was looked at
+		st = block.StatusConflict
+	}
+	if st != block.StatusOK {
 		d.mu.Unlock()
-		d.fin.Finish(r, block.StatusIO)
+		d.fin.Finish(r, st)
 		d.in.Leave()
 		return
 	}
@@ -195,17 +222,22 @@ func (d *Device) Close(ctx context.Context) error {
 // executed, and will not be from now on once the server has let go of the
 // connection.
 func (d *Device) Abandon() {
-	d.stop() // the run goroutine fails what there is
 	d.mu.Lock()
 	d.given, d.failing = true, true
-	conn := d.conn
+	d.mu.Unlock()
+	d.stop() // the run goroutine, which sees that it was given up, fails what there is
+	d.mu.Lock()
+	conn := d.conn // one that comes later is ended by resume
 	d.mu.Unlock()
 	if conn != nil {
 		conn.Close(errAbandoned)
 	}
 }
 
-var errAbandoned = errors.New("given up")
+var (
+	errAbandoned = errors.New("given up")
+	errFenced    = errors.New("the right of the nexus is another one, and old writes were queued")
+)
 
 // Refresh asks the server for the size, by a connection of its own.
 func (d *Device) Refresh(ctx context.Context) error {
@@ -236,7 +268,8 @@ func (d *Device) connect(ctx context.Context) (*netio.Conn, error) {
 	return conn, nil
 }
 
-// Backoff of connecting.
+// Backoff of connecting. A connection that brings no answer and ends sooner than
+// retryMax is a try that failed.
 const (
 	retryFirst = 10 * time.Millisecond
 	retryMax   = 250 * time.Millisecond
@@ -245,10 +278,12 @@ const (
 // run serves one connection after the other until Close or Abandon.
 func (d *Device) run(conn *netio.Conn) {
 	defer d.done.Done()
+	wait := time.Duration(0) // before the next try
 	for conn != nil {
+		began := time.Now()
 		d.state(true, nil)
 		d.resume(conn)
-		err := d.read(conn)
+		answers, err := d.read(conn)
 		d.mu.Lock()
 		d.conn = nil
 		d.mu.Unlock()
@@ -258,7 +293,10 @@ func (d *Device) run(conn *netio.Conn) {
 		if d.ctx.Err() == nil {
 			d.state(false, err)
 		}
-		conn = d.reconnect()
+		if answers > 0 || time.Since(began) > retryMax {
+			wait = 0
+		}
+		conn, wait = d.reconnect(wait)
 	}
 	if d.abandoned() {
 		d.failAll()
@@ -277,23 +315,24 @@ func (d *Device) state(up bool, err error) {
 	}
 }
 
-// reconnect tries until it has a connection; nil after Close or Abandon.
-func (d *Device) reconnect() *netio.Conn {
-	wait, missing := time.Duration(0), time.Time{}
+// reconnect tries, at first after wait, until it has a connection; nil after
+// Close or Abandon. It returns how long to wait if that one fails.
+func (d *Device) reconnect(wait time.Duration) (*netio.Conn, time.Duration) {
+	missing := time.Time{}
 	for {
 		select {
 		case <-d.ctx.Done():
-			return nil
+			return nil, 0
 		case <-time.After(wait):
 		}
 		conn, err := d.connect(d.ctx)
+		wait = min(max(2*wait, retryFirst), retryMax)
 		if err == nil {
 			d.mu.Lock()
 			d.failing = d.given
 			d.mu.Unlock()
-			return conn
+			return conn, wait
 		}
-		wait = min(max(2*wait, retryFirst), retryMax)
 		if !errors.Is(err, block.StatusNotFound) {
 			missing = time.Time{}
 			continue

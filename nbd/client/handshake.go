@@ -78,9 +78,13 @@ func Dial(ctx context.Context, socket, export string) (*net.UnixConn, Info, erro
 		deadline = time.Now().Add(handshakeTimeout)
 	}
 	err = c.SetDeadline(deadline)
+	stop := context.AfterFunc(ctx, func() { _ = c.SetDeadline(time.Unix(1, 0)) }) // of an open socket
 	var info Info
 	if err == nil {
 		info, err = negotiate(c, export)
+	}
+	if !stop() {
+		err = ctx.Err()
 	}
 	if err == nil {
 		err = c.SetDeadline(time.Time{})

@@ -127,7 +127,7 @@ func (s *slot) Sent(_ *netio.Out, err error) {
 }
 
 // finish completes the request of s, frees the slot and starts what waits for
-// one.
+// one, but for changes under a right that is no more.
 func (s *slot) finish(depth uint8) {
 	d, r, st := s.d, s.req, s.status
 	n := uint32(binary.BigEndian.Uint64(s.out.Head[8:]))
@@ -135,8 +135,13 @@ func (s *slot) finish(depth uint8) {
 	s.req, s.out.Body = nil, nil
 	d.free = append(d.free, n)
 	var conn *netio.Conn
-	if next := d.wait.Pop(); next != nil {
-		conn = d.start(next)
+	var fenced block.Queue
+	for next := d.wait.Pop(); next != nil; next = d.wait.Pop() {
+		if !d.old(next) {
+			conn = d.start(next)
+			break
+		}
+		fenced.Push(next)
 	}
 	d.mu.Unlock()
 	if conn != nil {
@@ -145,6 +150,16 @@ func (s *slot) finish(depth uint8) {
 	r.Depth = depth
 	block.Finish(r, st)
 	d.in.Leave()
+	d.finishAll(fenced, block.StatusConflict)
+}
+
+// finishAll ends requests that have no slot.
+func (d *Device) finishAll(q block.Queue, st block.Status) {
+	for r := q.Pop(); r != nil; r = q.Pop() {
+		r.Depth = 0
+		block.Finish(r, st)
+		d.in.Leave()
+	}
 }
 
 // resume sends on a new connection what is in use, in order, and lets new
@@ -210,43 +225,41 @@ func (d *Device) failAll() {
 			s.finish(0)
 		}
 	}
-	for r := rest.Pop(); r != nil; r = rest.Pop() {
-		block.Finish(r, block.StatusIO)
-		d.in.Leave()
-	}
+	d.finishAll(rest, block.StatusIO)
 }
 
 var errReply = errors.New("the server's answer belongs to no request")
 
-// read takes answers until the connection ends, and returns why.
-func (d *Device) read(c *netio.Conn) error {
-	for {
+// read takes answers until the connection ends, and returns how many there were
+// and why it ended.
+func (d *Device) read(c *netio.Conn) (answers int, err error) {
+	for ; ; answers++ {
 		if err := c.Fill(replyLen); err != nil {
-			return err
+			return answers, err
 		}
 		b := c.Buffered()
 		if binary.BigEndian.Uint32(b) != magicSimple {
-			return errors.New("the server's answer has a wrong magic number")
+			return answers, errors.New("the server's answer has a wrong magic number")
 		}
 		code, cookie := binary.BigEndian.Uint32(b[4:]), binary.BigEndian.Uint64(b[8:])
 		c.Advance(replyLen)
 		if code == errShutdown {
-			return errors.New("the server is shutting down")
+			return answers, errors.New("the server is shutting down")
 		}
 		n := uint32(cookie)
 		if n >= uint32(len(d.slots)) {
-			return errReply
+			return answers, errReply
 		}
 		s := &d.slots[n]
 		d.mu.Lock()
 		r, known := s.req, s.req != nil && !s.answered && uint64(s.use)<<32|uint64(n) == cookie
 		d.mu.Unlock()
 		if !known {
-			return errReply
+			return answers, errReply
 		}
 		if code == 0 && r.Op == block.OpRead {
 			if err := c.ReadFull(r.Buf[:r.Len]); err != nil {
-				return fmt.Errorf("in the data of a read: %w", err)
+				return answers, fmt.Errorf("in the data of a read: %w", err)
 			}
 		}
 		s.status, s.answered = status(code, r), true

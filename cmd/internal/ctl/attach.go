@@ -5,8 +5,10 @@ package ctl
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"os"
 	"strconv"
 	"strings"
 
@@ -91,10 +93,17 @@ func (a *app) detach() *cobra.Command {
 	c := &cobra.Command{
 		Use: "detach [NS/]VOL[~VM]|DEVICE|FILE|URI", Short: "End an attachment", Args: args("ATTACHMENT"), ValidArgsFunction: a.completeArgs(1, false, attachmentNames),
 		Long: "Flushes, takes devices and files off and ends the attachment. What is mounted or open is refused,\n" +
-			"and who has it open is named; --force gives them I/O errors.",
+			"and who has it open is named; --force gives them I/O errors. What is not attached is no error.",
 	}
 	c.RunE = a.run(func(ctx context.Context, c *admin.Client, args []string) error {
-		if err := c.Detach(ctx, strings.TrimPrefix(args[0], api.DefaultNamespace+"/"), force); err != nil {
+		err := c.Detach(ctx, strings.TrimPrefix(args[0], api.DefaultNamespace+"/"), force)
+		var e *api.Error
+		// Scripts that stop things stop them twice. A device or file that is there
+		// is another matter: it may be somebody else's.
+		if _, err2 := os.Stat(args[0]); errors.As(err, &e) && e.Kind == api.NotFound && (!strings.HasPrefix(args[0], "/") || err2 != nil) {
+			return a.show(struct{}{}, say("%s is not attached", args[0]))
+		}
+		if err != nil {
 			return err
 		}
 		return a.show(struct{}{}, say("%s detached", args[0]))

@@ -233,6 +233,7 @@ attachment lab/v2  ok       /dev/loop5 /run/rsio/initiator/files/lab/v2        -
 `},
 		{"detach by device", "detach /dev/nbd3", "/dev/nbd3 detached\n"},
 		{"detach by file", "detach /run/rsio/initiator/files/lab/v2", "/run/rsio/initiator/files/lab/v2 detached\n"},
+		{"detach none", "detach none", "none is not attached\n"},
 		{"no attachments", "attachment list -o json", "[]\n"},
 		{"path off", "path disable t1/0", "path t1/0 disabled\n"},
 		{"paths", "path list", `
@@ -305,9 +306,9 @@ func TestErrors(t *testing.T) {
 		{"delete an open one", "volume delete busy --yes", 4, "volume delete busy: in use (look at rsioctl volume show"},
 		{"unknown target", "target remove t7", 3, "target remove t7: not found"},
 		{"attach none", "attach none", 3, "attach none: not found"},
+		{"detach a file that is not ours", "detach /dev/null", 3, "detach /dev/null: not found"},
 		{"mode", "attach v1 --fuse --mode 9", 2, `attach: --mode "9" is no permission (give an octal number like 0660)`},
 		{"two lines", "attach v1 --uri --nbd", 2, "one line is printed"},
-		{"detach none", "detach none", 3, "detach none: not found"},
 		{"path none", "path disable t7/0", 3, "path disable t7/0: not found"},
 		{"import without a file", "volume import v1", 2, "FILE is missing"},
 		{"import a missing file", "volume import v1 /nonexistent/x", 3, "read /nonexistent/x: no such file"},
