@@ -1,0 +1,403 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package client
+
+import (
+	"encoding/binary"
+	"io"
+	"math/rand/v2"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"rsio/rsio/block"
+)
+
+// TestOrder: what was not answered is sent again in the order of submission, on
+// every connection anew, and new requests come after it.
+func TestOrder(t *testing.T) {
+	const all, conns = 40, 5
+	seen := make([][]uint64, conns)
+	f := newFake(t, func(n int, p *peer) {
+		if !p.hello() {
+			return
+		}
+		if n >= conns {
+			p.honest()
+			return
+		}
+		for range all {
+			r, ok := p.request()
+			if !ok {
+				return
+			}
+			seen[n] = append(seen[n], r.off)
+		}
+	})
+	d := f.open(t, Options{MaxInflight: all})
+	calls := make([]*call, all)
+	want := make([]uint64, all)
+	rng := rand.New(rand.NewPCG(1, 1))
+	for i := range calls {
+		op := []block.Op{block.OpRead, block.OpWrite, block.OpDiscard, block.OpWriteZeroes}[rng.IntN(4)]
+		calls[i], want[i] = newCall(op, uint64(i)*4096, 4096), uint64(i)*4096
+		d.Submit(&calls[i].Request)
+	}
+	for _, c := range calls {
+		if st := c.wait(t); st != block.StatusOK {
+			t.Errorf("%v at %d: %v", c.Op, c.Off, st)
+		}
+	}
+	closeDevice(t, d)
+	for n, s := range seen {
+		if !slices.Equal(s, want) {
+			t.Errorf("connection %d got %v", n, s)
+		}
+	}
+}
+
+// record is what a server that cuts its connections sees. Each request is
+// numbered by its offset.
+type record struct {
+	t    *testing.T
+	done []atomic.Bool // completed, by number
+
+	mu       sync.Mutex
+	again    int // requests that were seen on more than one connection
+	seen     []bool
+	problems int
+}
+
+// serve reads and answers some requests in any order, and breaks.
+func (s *record) serve(n int, p *peer) {
+	rng := rand.New(rand.NewPCG(uint64(n), 3))
+	before := make([]bool, len(s.done)) // no request of a former connection ends from now on
+	for i := range s.done {
+		before[i] = s.done[i].Load()
+	}
+	if !p.hello() {
+		return
+	}
+	last := -1
+	var open []request
+	for left := 1 + rng.IntN(60); left > 0 || n >= 100; left-- {
+		r, ok := p.request()
+		if !ok {
+			return
+		}
+		k := int(r.off / 4096)
+		s.note(n, k, last, before[k])
+		last = k
+		open = append(open, r)
+		if n < 100 && rng.IntN(3) == 0 { // later, or never
+			continue
+		}
+		at := rng.IntN(len(open))
+		if !p.answer(open[at], 0) {
+			return
+		}
+		open = slices.Delete(open, at, at+1)
+		for n >= 100 && len(open) > 0 {
+			p.answer(open[0], 0)
+			open = open[1:]
+		}
+	}
+	if rng.IntN(2) == 0 { // in the midst of an answer
+		p.put(simple(0, 1<<32)[:rng.IntN(replyLen)])
+	}
+}
+
+func (s *record) note(n, k, last int, before bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if before && s.problems < 5 {
+		s.problems++
+		s.t.Errorf("connection %d got request %d, which had been answered", n, k)
+	}
+	if k <= last && s.problems < 5 {
+		s.problems++
+		s.t.Errorf("connection %d got request %d after %d", n, k, last)
+	}
+	if s.seen[k] {
+		s.again++
+	}
+	s.seen[k] = true
+}
+
+// numbered tells the record of its end.
+type numbered struct {
+	block.Request
+	s    *record
+	free chan *numbered
+	ends atomic.Int32
+}
+
+// Complete implements block.Completer.
+func (c *numbered) Complete(r *block.Request) {
+	c.ends.Add(1)
+	if r.Status != block.StatusOK {
+		c.s.t.Errorf("%v at %d: %v", r.Op, r.Off, r.Status)
+	}
+	c.s.done[r.Off/4096].Store(true)
+	c.free <- c
+}
+
+// TestAnsweredNeverAgain: over a hundred cut connections no request is sent
+// again that was answered, each is answered once, and all arrive in order.
+func TestAnsweredNeverAgain(t *testing.T) {
+	const most, depth = 20_000, 48
+	s := &record{t: t, done: make([]atomic.Bool, most), seen: make([]bool, most)}
+	f := newFake(t, s.serve)
+	d := f.open(t, Options{MaxInflight: 16})
+	free := make(chan *numbered, depth)
+	for range depth {
+		free <- &numbered{s: s, free: free}
+	}
+	ops := []block.Op{block.OpWrite, block.OpRead, block.OpDiscard}
+	buf := make([]byte, 4096)
+	sent := 0
+	for deadline := time.After(patience); f.connections() < 110 && sent < most; sent++ {
+		select {
+		case c := <-free:
+			op := ops[sent%len(ops)]
+			c.Request = block.Request{Op: op, Off: uint64(sent) * 4096, Len: 512, Done: c}
+			if op != block.OpDiscard {
+				c.Buf = buf[:512]
+			}
+			if op == block.OpRead {
+				c.Buf = make([]byte, 512)
+			}
+			d.Submit(&c.Request)
+		case <-deadline:
+			t.Fatalf("stuck after %d requests over %d connections", sent, f.connections())
+		}
+		if f.connections() > 100 { // the last ones have it easy
+			break
+		}
+	}
+	ends := int32(0)
+	for range depth {
+		select {
+		case c := <-free:
+			ends += c.ends.Load()
+		case <-time.After(patience):
+			t.Fatal("a request does not end")
+		}
+	}
+	closeDevice(t, d)
+	if int(ends) != sent {
+		t.Errorf("%d requests completed %d times", sent, ends)
+	}
+	if s.again < 100 || f.connections() < 100 {
+		t.Errorf("%d connections, %d requests sent again: nothing was tested", f.connections(), s.again)
+	}
+	t.Logf("%d requests, %d sent again, %d connections", sent, s.again, f.connections())
+}
+
+// TestFlush: nothing but a server's answer ends a flush: not that it was sent,
+// nor that connections come and go, nor that a server shuts down.
+func TestFlush(t *testing.T) {
+	for _, row := range []struct {
+		code uint32
+		want block.Status
+	}{{0, block.StatusOK}, {5, block.StatusIO}} {
+		const cuts = 12
+		var flush *call
+		early := make(chan int, cuts)
+		ready := make(chan struct{})
+		f := newFake(t, func(n int, p *peer) {
+			<-ready
+			if !p.hello() {
+				return
+			}
+			r, ok := p.request()
+			if !flush.open() {
+				early <- n
+			}
+			switch {
+			case !ok:
+			case n >= cuts:
+				p.answer(r, row.code)
+				p.honest()
+			case n%3 == 0:
+				p.answer(r, errShutdown)
+				p.ended()
+			case n%3 == 1: // an answer for another one
+				p.put(simple(0, r.cookie+1))
+				p.ended()
+			}
+		})
+		flush = newCall(block.OpFlush, 0, 0)
+		close(ready)
+		d := f.open(t, Options{})
+		d.Submit(&flush.Request)
+		if st := flush.wait(t); st != row.want {
+			t.Errorf("flush: %v, want %v", st, row.want)
+		}
+		closeDevice(t, d)
+		select {
+		case n := <-early:
+			t.Errorf("the flush had ended when connection %d began", n)
+		default:
+		}
+		if n := f.connections(); n != cuts+1 || !flush.open() {
+			t.Errorf("%d connections, ended again: %v", n, !flush.open())
+		}
+	}
+}
+
+// TestRight: once SetRight has returned, no byte of a change under a former
+// right is sent, on whatever connection: what the server finds in the socket
+// then is old to it, what comes later is not. The server does not read at
+// first: writes fill the socket, the connection's queue and all slots, and more
+// wait for a slot.
+func TestRight(t *testing.T) {
+	for _, row := range []struct {
+		desc     string
+		inflight int
+		size     int // bytes of a write
+	}{
+		{"the socket is full", 64, 256 << 10},
+		{"all slots are taken", 4, 4096},
+		{"both", 8, 1 << 20},
+	} {
+		t.Run(row.desc, func(t *testing.T) {
+			fenced := make(chan struct{})
+			var mu sync.Mutex
+			late := make(map[uint64]int)
+			f := newFake(t, func(n int, p *peer) {
+				if !p.hello() {
+					return
+				}
+				<-fenced
+				old := 0 // bytes that were sent before, a whole socket at most
+				if n == 0 {
+					old = inSocket(p)
+				}
+				for {
+					b := make([]byte, requestLen)
+					if _, err := io.ReadFull(p.in, b); err != nil {
+						return
+					}
+					r := request{cmd: binary.BigEndian.Uint16(b[6:]), cookie: binary.BigEndian.Uint64(b[8:]), off: binary.BigEndian.Uint64(b[16:]), n: binary.BigEndian.Uint32(b[24:])}
+					if old <= 0 {
+						mu.Lock()
+						late[r.off>>32]++ // the right
+						mu.Unlock()
+					}
+					old -= requestLen
+					if r.cmd == cmdWrite {
+						if _, err := io.CopyN(io.Discard, p.in, int64(r.n)); err != nil {
+							return
+						}
+						old -= int(r.n)
+					}
+					if !p.answer(r, 0) {
+						return
+					}
+				}
+			})
+			d := f.open(t, Options{MaxInflight: row.inflight})
+			d.SetRight(1)
+			calls := make([]*call, 80)
+			submit := func(i int, right uint64, op block.Op) {
+				calls[i] = newCall(op, right<<32+uint64(i)<<20, row.size)
+				calls[i].Right = right
+				d.Submit(&calls[i].Request)
+			}
+			for i := range 60 {
+				submit(i, 1, block.OpWrite)
+			}
+			submit(60, 1, block.OpRead) // changes nothing: it may be late
+			d.SetRight(2)
+			for i := 61; i < 80; i++ {
+				submit(i, 1+uint64(i)%2, block.OpWrite)
+			}
+			close(fenced)
+			ends := map[block.Status]int{}
+			for i, c := range calls {
+				st := c.wait(t)
+				ends[st]++
+				if fresh := c.Right == 2 || c.Op == block.OpRead; fresh && st != block.StatusOK || i > 60 && !fresh && st != block.StatusConflict {
+					t.Errorf("request %d, %v under right %d: %v", i, c.Op, c.Right, st)
+				}
+			}
+			closeDevice(t, d)
+			mu.Lock()
+			defer mu.Unlock()
+			if late[1] > 1 || late[2] == 0 { // the read
+				t.Errorf("after SetRight %d requests of the former right and %d of the new one came", late[1], late[2])
+			}
+			if ends[block.StatusConflict] < 10 {
+				t.Errorf("%v: nothing was tested", ends)
+			}
+		})
+	}
+}
+
+// inSocket returns how many bytes wait to be read.
+func inSocket(p *peer) int {
+	n := p.in.Buffered()
+	raw, err := p.Conn.(interface {
+		SyscallConn() (syscall.RawConn, error)
+	}).SyscallConn()
+	if err == nil {
+		_ = raw.Control(func(fd uintptr) {
+			m, _ := unix.IoctlGetInt(int(fd), unix.TIOCINQ) // an open socket
+			n += m
+		})
+	}
+	return n
+}
+
+// TestRightRace: SetRight comes while others submit; nothing is sent under a
+// former right on a connection that begins later.
+func TestRightRace(t *testing.T) {
+	s := newServer(t, memory(t, 16<<20))
+	d := s.open(Options{MaxInflight: 4})
+	var right atomic.Uint64
+	right.Store(1)
+	d.SetRight(1)
+	stop := make(chan struct{})
+	var wg sync.WaitGroup
+	var conflicts, done atomic.Int64
+	for w := range 8 {
+		wg.Go(func() {
+			buf := make([]byte, 64<<10)
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				r := block.Request{Op: block.OpWrite, Off: uint64(w) << 20, Len: uint32(len(buf)), Buf: buf, Right: right.Load()}
+				switch st := block.Do(d, &r); {
+				case st == block.StatusOK:
+					done.Add(1)
+				case st == block.StatusConflict && r.Right != right.Load():
+					conflicts.Add(1)
+				default:
+					t.Errorf("a write under right %d of %d: %v", r.Right, right.Load(), st)
+					return
+				}
+			}
+		})
+	}
+	for n := range uint64(100) {
+		time.Sleep(time.Millisecond)
+		right.Store(n + 2)
+		d.SetRight(n + 2)
+	}
+	close(stop)
+	wg.Wait()
+	closeDevice(t, d)
+	if got := d.Info().Right; got != 101 || done.Load() == 0 {
+		t.Errorf("right %d, %d writes", got, done.Load())
+	}
+	t.Logf("%d writes, %d refused", done.Load(), conflicts.Load())
+}
