@@ -23,7 +23,9 @@ func TestHostileHandshake(t *testing.T) {
 	ack := reply(repAck, nil)
 	after := func(b ...[]byte) []byte { return bytes.Join(append([][]byte{good}, b...), nil) }
 	limits := func(least, most uint32) []byte { return after(reply(repInfo, sizes(least, 4096, most)), ack) }
-	sized := func(n uint64) []byte { return bytes.Join([][]byte{greeting, reply(repInfo, export(n, flags)), ack}, nil) }
+	sized := func(n uint64) []byte {
+		return bytes.Join([][]byte{greeting, reply(repInfo, export(n, flags)), ack}, nil)
+	}
 	wrong := func(b []byte, at int) []byte {
 		b = bytes.Clone(b)
 		b[at] ^= 1
@@ -123,7 +125,9 @@ func TestSilence(t *testing.T) {
 			ctx  func() (context.Context, context.CancelFunc)
 			want error
 		}{
-			{"deadline", func() (context.Context, context.CancelFunc) { return context.WithTimeout(t.Context(), 50*time.Millisecond) }, os.ErrDeadlineExceeded},
+			{"deadline", func() (context.Context, context.CancelFunc) {
+				return context.WithTimeout(t.Context(), 50*time.Millisecond)
+			}, os.ErrDeadlineExceeded},
 			{"cancelled", func() (context.Context, context.CancelFunc) {
 				ctx, cancel := context.WithCancel(t.Context())
 				time.AfterFunc(50*time.Millisecond, cancel)

@@ -197,25 +197,54 @@ func (d *Driver) Resize(index int, identifier string, size uint64) error {
 // when the device is empty, which it is when its last opener has closed it, or
 // when ctx ends. hold, if not nil, is an opener of the caller's and closed when
 // nobody can do anything with the device any more.
+//
+// The kernel says goodbye to the server, and waits without end while it sends a
+// request to a server that does not read: Disconnect is back when ctx ends, the
+// call goes on, and keeps the whole system's generic netlink and Close waiting.
+// A server whose reader may be stuck has to end the connection first, which
+// ends that wait. (If it is in this process and does not, the process cannot be
+// killed.)
 func (d *Driver) Disconnect(ctx context.Context, index int, hold *os.File) error {
+	called := make(chan error, 1)
+	d.wg.Go(func() { called <- d.disconnect(index, hold) })
+	var err error
+	select {
+	case err = <-called:
+	case <-ctx.Done():
+		err = ctx.Err()
+	}
+	for err == nil && Connected(index) {
+		select {
+		case <-ctx.Done():
+			err = ctx.Err()
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("disconnect kernel device %d: %w", index, err)
+	}
+	return nil
+}
+
+// disconnect sends the command, on a connection of its own because it can take
+// long, and closes hold.
+func (d *Driver) disconnect(index int, hold *os.File) error {
 	data, err := encode(Config{Index: index}, false)
-	if err == nil {
-		_, err = d.call(cmdDisconnect, data)
+	if err != nil {
+		return err
+	}
+	own := &Driver{family: d.family}
+	if own.conn, err = genetlink.Dial(nil); err != nil {
+		return err
+	}
+	_, err = own.call(cmdDisconnect, data)
+	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOENT) { // it is none
+		err = nil
 	}
 	if hold != nil {
 		_ = hold.Close() // nothing was written through it
 	}
-	if err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) { // it is none
-		return fmt.Errorf("disconnect kernel device %d: %w", index, err)
-	}
-	for Connected(index) {
-		select {
-		case <-ctx.Done():
-			return fmt.Errorf("disconnect kernel device %d: %w", index, ctx.Err())
-		case <-time.After(10 * time.Millisecond):
-		}
-	}
-	return nil
+	return errors.Join(err, own.conn.Close())
 }
 
 // Path returns the device's file.

@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
+//go:build amd64 || cgo
+
 package kernel
 
 import (
@@ -24,14 +26,20 @@ const ioctlSetFlags = 0xab0a
 // Ioctl is a device that was attached the old way, for drivers without
 // netlink. It has one connection and no second: when that ends, requests fail,
 // and it ends with the process that attached it. It cannot be resized.
+//
+// Since Linux 4.10 a signal to the thread that is in NBD_DO_IT ends it, too
+// (nbd_start_device_ioctl waits interruptibly), and which thread a signal of the
+// process comes to is the kernel's choice. go-nbd calls it on a goroutine of its
+// own, which cannot be given a thread with blocked signals.
 type Ioctl struct {
 	Index int
 
-	f    *os.File
-	wg   sync.WaitGroup
-	once sync.Once
-	end  chan struct{}
-	err  error // of the connection; valid after end
+	f     *os.File
+	relay [2]*net.UnixConn // to the kernel, to the server
+	wg    sync.WaitGroup
+	once  sync.Once
+	end   chan struct{}
+	err   error // of the connection; valid after end
 }
 
 // AttachIoctl attaches a free device to an export by go-nbd's client. server is
@@ -56,22 +64,35 @@ func AttachIoctl(ctx context.Context, server *net.UnixConn, size uint64, flags u
 	if err != nil {
 		return nil, errors.Join(err, f.Close(), server.Close())
 	}
-	d.wg.Go(func() { d.relay(ours, server, size, flags, blockSize) })
-	ready := make(chan struct{})
+	d.relay = [2]*net.UnixConn{ours, server}
+	d.wg.Go(func() { d.pass(size, flags, blockSize) })
 	d.wg.Go(func() { // in NBD_DO_IT until the connection ends; joined by Detach
-		d.err = gonbd.Connect(conn, f, &gonbd.Options{ExportName: "v", BlockSize: blockSize, OnConnected: func() { close(ready) }})
+		// Without OnConnected: for that it polls, for ever if it fails.
+		d.err = gonbd.Connect(conn, f, &gonbd.Options{ExportName: "v", BlockSize: blockSize})
 		_ = conn.Close() // the kernel had a reference of its own
 		close(d.end)
 	})
-	select {
-	case <-ready:
-		return d, nil
-	case <-d.end:
-		return nil, errors.Join(fmt.Errorf("kernel device %d, by ioctl: %w", index, d.err), d.Detach())
-	case <-ctx.Done():
+	if err := d.ready(ctx); err != nil {
 		_ = conn.Close() // ends what waits for the server
-		return nil, errors.Join(fmt.Errorf("kernel device %d, by ioctl: %w", index, ctx.Err()), d.Detach())
+		return nil, errors.Join(fmt.Errorf("kernel device %d, by ioctl: %w", index, err), d.Detach())
 	}
+	return d, nil
+}
+
+// ready waits until the kernel serves the device.
+func (d *Ioctl) ready(ctx context.Context) error {
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for !Connected(d.Index) || Size(d.Index) == 0 {
+		select {
+		case <-tick.C:
+		case <-d.end:
+			return d.err
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	return nil
 }
 
 // pair makes two connected sockets.
@@ -99,21 +120,25 @@ func pair() (a, b *net.UnixConn, err error) {
 	return out[0], out[1], nil
 }
 
-// relay plays the server in go-nbd's handshake and passes on what follows.
-func (d *Ioctl) relay(client, server *net.UnixConn, size uint64, flags uint16, blockSize uint32) {
-	defer func() { _, _ = client.Close(), server.Close() }() // they have ended
+// pass plays the server in go-nbd's handshake and passes on what follows.
+func (d *Ioctl) pass(size uint64, flags uint16, blockSize uint32) {
+	defer d.cut()
+	client, server := d.relay[0], d.relay[1]
 	if greet(client, size, flags, blockSize) != nil {
 		return
 	}
 	var wg sync.WaitGroup
-	pass := func(to, from *net.UnixConn) {
+	one := func(to, from *net.UnixConn) {
 		_, _ = io.Copy(to, from) // splice; an error ends both
 		_, _ = to.CloseWrite(), from.CloseRead()
 	}
-	wg.Go(func() { pass(server, client) })
-	wg.Go(func() { pass(client, server) })
+	wg.Go(func() { one(server, client) })
+	wg.Go(func() { one(client, server) })
 	wg.Wait()
 }
+
+// cut ends the connection at once. It may be repeated.
+func (d *Ioctl) cut() { _, _ = d.relay[0].Close(), d.relay[1].Close() }
 
 // greet does the server's part of the handshake that go-nbd's client does.
 func greet(c io.ReadWriter, size uint64, flags uint16, blockSize uint32) error {
@@ -165,10 +190,14 @@ func freeDevice() (int, *os.File, error) {
 // Done is closed when the connection has ended.
 func (d *Ioctl) Done() <-chan struct{} { return d.end }
 
-// Detach ends the device and joins its goroutine. What is in flight fails.
+// Detach ends the device and joins its goroutines. What is in flight fails.
 func (d *Ioctl) Detach() error {
 	var err error
 	d.once.Do(func() {
+		// The goodbye waits for a server that does not read, and the server for
+		// what it has in flight.
+		cut := time.AfterFunc(cutAfter, d.cut)
+		defer cut.Stop()
 		err = gonbd.Disconnect(d.f)
 		if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOTCONN) { // it has ended already
 			err = nil
@@ -184,5 +213,7 @@ func (d *Ioctl) Detach() error {
 	return err
 }
 
-// detachTimeout is how long the kernel has to let go of a device.
-const detachTimeout = 10 * time.Second
+const (
+	cutAfter      = 2 * time.Second  // how long a server has to end what is in flight
+	detachTimeout = 10 * time.Second // how long the kernel has to let go of a device
+)

@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -229,4 +230,45 @@ func (p *Pair) loopRound(fs string, mkfs, check []string) {
 	if _, err := os.Lstat("/dev/rsio/default/" + fs); err == nil {
 		t.Error("the stable name is there after detach")
 	}
+}
+
+// TestFilesKilled: kill -9 of the process that serves files ends the mount; the
+// initiator makes it again, and says so.
+func TestFilesKilled(t *testing.T) {
+	needFUSE(t)
+	l := NewLab(t, binDir)
+	p := l.filePair()
+	p.Ctl(p.Sock, "volume", "create", "v", "--size", "8M")
+	file := p.attachAs("v", "--fuse")
+	if err := os.WriteFile(file, []byte("kept"), 0o600); err == nil {
+		t.Error("a file of a volume was truncated")
+	}
+	write := func() error {
+		f, err := os.OpenFile(file, os.O_RDWR, 0)
+		if err != nil {
+			return err
+		}
+		defer func() { _ = f.Close() }()
+		_, err = f.WriteAt([]byte("kept"), 512)
+		return err
+	}
+	if err := write(); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		b, err := os.ReadFile(l.Path("run/files.pid"))
+		pid, err2 := strconv.Atoi(strings.TrimSpace(string(b)))
+		if err != nil || err2 != nil {
+			t.Fatal(err, err2)
+		}
+		if err := unix.Kill(pid, unix.SIGKILL); err != nil {
+			t.Fatal(err)
+		}
+		p.Eventually("the file is there again", func() bool { return write() == nil })
+	}
+	out := p.Ctl(p.Sock, "events")
+	if !strings.Contains(out, "was gone and has been made again") {
+		t.Errorf("no event says so: %s", out)
+	}
+	p.Ctl(p.Sock, "detach", "v")
 }

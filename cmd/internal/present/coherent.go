@@ -20,12 +20,12 @@ import (
 // FOPEN_DIRECT_IO and have no page cache, so any number of them is coherent.
 // p.change is held.
 func (p *Presenter) coherent(want initiator.Presented) error {
-	if want.Show.Shared || !want.Show.NBD && !want.Show.Loop || want.ReadOnly {
+	if want.Show.Shared || !want.Show.NBD && !want.Show.Loop {
 		return nil
 	}
 	for _, s := range p.all() {
 		same := s.Namespace == want.Namespace && s.Volume == want.Volume && s.Target == want.Target
-		if s.Name == want.Name || !same || s.index < 0 && s.loop == "" {
+		if s.Name == want.Name || !same || s.index < 0 && s.loop == "" || s.ReadOnly && want.ReadOnly {
 			continue
 		}
 		dev := p.Shown(s.Name).Link

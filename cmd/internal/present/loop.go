@@ -16,8 +16,8 @@ import (
 
 const (
 	loopControl = "/dev/loop-control"
-	loopBlock   = 4096 // bytes; what the page cache of the device writes anyway
-	loopTries   = 32   // others take devices at the same time
+	loopTries   = 32  // others take devices at the same time
+	sector      = 512 // bytes; the logical block that disk images and their partition tables are made for
 )
 
 // loopAttach puts a loop device with direct I/O on a file and returns its
@@ -27,7 +27,7 @@ func loopAttach(path string, readOnly bool) (string, error) {
 	if dev := loopOf(path); dev != "" {
 		return dev, nil
 	}
-	flag, cfg := os.O_RDWR, unix.LoopConfig{Size: loopBlock}
+	flag, cfg := os.O_RDWR, unix.LoopConfig{Size: sector}
 	cfg.Info.Flags = unix.LO_FLAGS_DIRECT_IO
 	if readOnly {
 		flag = os.O_RDONLY
