@@ -68,7 +68,7 @@ func (c *filesConfig) tell(word string) {
 }
 
 func (c *filesConfig) serve(ctx context.Context) error {
-	if err := errors.Join(admin.MakeDir(c.run), os.MkdirAll(c.mount, 0o755)); err != nil {
+	if err := admin.MakeDir(c.run); err != nil {
 		return err
 	}
 	log := daemon.Logger(os.Stderr)

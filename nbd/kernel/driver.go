@@ -229,6 +229,9 @@ func (d *Driver) Disconnect(ctx context.Context, index int, hold *os.File) error
 // disconnect sends the command, on a connection of its own because it can take
 // long, and closes hold.
 func (d *Driver) disconnect(index int, hold *os.File) error {
+	if hold != nil {
+		defer func() { _ = hold.Close() }() // nothing was written through it
+	}
 	data, err := encode(Config{Index: index}, false)
 	if err != nil {
 		return err
@@ -240,9 +243,6 @@ func (d *Driver) disconnect(index int, hold *os.File) error {
 	_, err = own.call(cmdDisconnect, data)
 	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOENT) { // it is none
 		err = nil
-	}
-	if hold != nil {
-		_ = hold.Close() // nothing was written through it
 	}
 	return errors.Join(err, own.conn.Close())
 }

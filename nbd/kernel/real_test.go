@@ -53,6 +53,7 @@ type rig struct {
 	d        *Driver
 	dev      *counter
 	readOnly bool
+	inflight int // of a connection of the next server; 0: as usual
 	socket   string
 	srv      *nbd.Server
 	end      chan error
@@ -95,7 +96,7 @@ func (r *rig) start() {
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	r.srv, r.end = nbd.NewServer(nbd.Options{Exports: r}), make(chan error, 1)
+	r.srv, r.end = nbd.NewServer(nbd.Options{Exports: r, MaxInflight: r.inflight}), make(chan error, 1)
 	go func() { r.end <- r.srv.Serve(l) }()
 }
 
@@ -158,6 +159,9 @@ func TestRealTrace(t *testing.T) {
 	n := r.connect("rsio:test:ns/v")
 	if got, err := Find("rsio:test:ns/v"); err != nil || got != n {
 		t.Errorf("found as %d, %v, want %d", got, err, n)
+	}
+	if b, err := os.ReadFile(strings.Replace(Path(n), "/dev", "/sys/block", 1) + "/queue/logical_block_size"); err != nil || string(b) != "512\n" {
+		t.Errorf("logical block size %q, %v", b, err)
 	}
 	if got, _ := Find("rsio:test:ns/w"); got != -1 || Size(n) != 64<<20 || !Connected(n) {
 		t.Errorf("found another, %d; size %d", got, Size(n))

@@ -75,14 +75,20 @@ const endTimeout = 10 * time.Second
 // Run mounts, takes orders from l until ctx ends, somebody says quit, or the
 // mount ends, and then unmounts. ready is called when files can be made.
 func (s *Server) Run(ctx context.Context, l net.Listener, ready func()) error {
-	if err := s.fs.Mount(s.opt.Mount); err != nil {
+	err := takeOff(s.opt.Mount)
+	if err == nil {
+		err = os.MkdirAll(s.opt.Mount, 0o755)
+	}
+	if err == nil {
+		err = s.fs.Mount(s.opt.Mount)
+	}
+	if err != nil {
 		return err
 	}
 	web := &http.Server{Handler: s.routes(), ReadHeaderTimeout: endTimeout}
 	var wg sync.WaitGroup
 	wg.Go(func() { _ = web.Serve(l) }) // ErrServerClosed
 	ready()
-	var err error
 	select {
 	case <-ctx.Done():
 	case <-s.quit:

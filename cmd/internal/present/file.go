@@ -51,10 +51,6 @@ func (p *Presenter) filesClient(ctx context.Context) (*files.Client, error) {
 // spawn starts the files' process in a session of its own: it outlives us. Its
 // first process tells by its end whether all is well.
 func (p *Presenter) spawn(ctx context.Context) error {
-	p.unmountDead()
-	if err := os.MkdirAll(p.opt.Mount, 0o755); err != nil {
-		return err
-	}
 	log := filepath.Join(p.opt.Run, files.LogFile)
 	out, err := os.OpenFile(log, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
 	if err != nil {
@@ -89,17 +85,6 @@ func (p *Presenter) spawn(ctx context.Context) error {
 		return fmt.Errorf("the process that serves them did not start: see %s", log)
 	}
 	return errors.New(string(word[:n]))
-}
-
-// unmountDead takes off a mount whose process has died: whoever looks at it
-// gets ENOTCONN.
-func (p *Presenter) unmountDead() {
-	var st unix.Stat_t
-	if errors.Is(unix.Stat(p.opt.Mount, &st), unix.ENOTCONN) {
-		if unix.Unmount(p.opt.Mount, unix.MNT_DETACH) != nil {
-			_ = exec.Command("fusermount3", "-u", "-z", p.opt.Mount).Run() // the mount that follows tells
-		}
-	}
 }
 
 // makeFile makes the file of s. p.change is held.
@@ -138,6 +123,9 @@ func (p *Presenter) mendFile(ctx context.Context, s *shown, resized bool) error 
 		}
 		if err := p.makeFile(ctx, s); err != nil {
 			return err
+		}
+		if s.loop != "" {
+			return fmt.Errorf("its file %s was gone and has been made again: %s has lost it and fails; unmount, detach with --force, and attach", s.path(), s.loop)
 		}
 		return fmt.Errorf("its file %s was gone and has been made again: who had it open has to open it anew", s.path())
 	}
