@@ -113,6 +113,7 @@ func (c *config) run(ctx context.Context) error {
 		return err
 	}
 	srv := nbd.NewServer(nbd.Options{Exports: show, Pool: pool, MaxConns: 16_000})
+	show.Start(srv) // first: the initiator tells it of attachments from its start on
 	i, err := initiator.New(initiator.Options{Name: c.Name, RunDir: c.Run, DataDir: c.Data, Version: daemon.Version(), Events: events,
 		ParkTimeout: c.ParkTimeout, Frontend: show, Memory: func() api.Memory {
 			s := pool.Stats()
@@ -122,7 +123,6 @@ func (c *config) run(ctx context.Context) error {
 		return err
 	}
 	show.Serve(i)
-	show.Start(srv)
 	g := daemon.NewGroup()
 	for _, l := range listeners {
 		g.Go(func() error {

@@ -102,7 +102,7 @@ func TestRealHold(t *testing.T) {
 	if err := r.d.Disconnect(within(t, 200*time.Millisecond), n, nil); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("a device that somebody has open: %v", err)
 	}
-	if _, err := f.ReadAt(make([]byte, 512), 0); err == nil {
+	if _, err := f.ReadAt(make([]byte, 512), 32<<20); err == nil {
 		t.Error("a disconnected device can be read")
 	}
 	_ = f.Close()
@@ -117,11 +117,14 @@ func TestRealFrozen(t *testing.T) {
 	r.freeze()
 	n := r.connect("frozen")
 	wait := flood(t, n, 2)
-	h := open(t, n, os.O_RDONLY)
-	if err := r.d.Disconnect(within(t, 10*time.Second), n, h); err != nil && !errors.Is(err, context.DeadlineExceeded) {
+	start := time.Now()
+	if err := r.d.Disconnect(within(t, time.Second), n, nil); !errors.Is(err, context.DeadlineExceeded) { // flood has it open
 		t.Error(err)
 	}
 	wait()
+	if took := time.Since(start); took > 5*time.Second {
+		t.Errorf("they take %v to fail", took)
+	}
 	if err := r.d.Disconnect(within(t, 10*time.Second), n, nil); err != nil || Connected(n) {
 		t.Errorf("once more: %v", err)
 	}
@@ -177,7 +180,7 @@ func TestRealIoctlStuck(t *testing.T) {
 	start := time.Now()
 	err := d.Detach()
 	t.Logf("detached in %v", time.Since(start))
-	if took := time.Since(start); err != nil || took > cutAfter+5*time.Second {
+	if took := time.Since(start); err != nil || took > 8*time.Second {
 		t.Errorf("after %v: %v", took, err)
 	}
 	wait()
@@ -236,4 +239,3 @@ func TestRealIoctlFails(t *testing.T) {
 		t.Errorf("after them: %v", err)
 	}
 }
-

@@ -174,10 +174,24 @@ func (i *Initiator) checkIdle(a *attachment, force bool) error {
 	return nil
 }
 
+// reached reports whether requests get to the target at the moment.
+func (a *attachment) reached() bool { return a.v.Ready() && len(a.l.client.Paths()) > 0 }
+
+// checkReached refuses to detach what the target cannot be told of.
+func (a *attachment) checkReached(force bool) error {
+	if force || a.reached() {
+		return nil
+	}
+	return api.Errorf(api.Unreachable, "detach", a.name, "its target cannot be told: "+a.l.why(), "--force detaches all the same; the target then keeps this host on record as a writer")
+}
+
 // take withdraws an attachment and ends it. Its name is busy.
 func (i *Initiator) take(ctx context.Context, a *attachment, force bool) error {
 	const op = "detach"
 	if err := i.checkIdle(a, force); err != nil {
+		return err
+	}
+	if err := a.checkReached(force); err != nil { // flushing a device would have no end
 		return err
 	}
 	if err := i.opt.Frontend.Withdraw(ctx, a.name, force); err != nil {
@@ -225,14 +239,13 @@ func (i *Initiator) lookup(name string) *attachment {
 func (i *Initiator) end(ctx context.Context, a *attachment, force bool) error {
 	const op = "detach"
 	i.opt.Frontend.Close(a.name)
-	reachable := a.v.Ready() && len(a.l.client.Paths()) > 0
-	if reachable && !a.spec.ReadOnly {
+	if a.reached() && !a.spec.ReadOnly {
 		if st := block.Do(a, &block.Request{Op: block.OpFlush, Nexus: a.nexus}); st != block.StatusOK && !force {
 			return api.Errorf(api.Failed, op, a.name, "flush: "+st.Error(), "look at rsioctl events; --force detaches all the same")
 		}
 	}
-	if !reachable && !force {
-		return api.Errorf(api.Unreachable, op, a.name, "its target cannot be told: "+a.l.why(), "--force detaches all the same; the target then keeps this host on record as a writer")
+	if err := a.checkReached(force); err != nil {
+		return err
 	}
 	done := make(chan block.Status, 1)
 	a.l.client.CloseVolume(a.v, force, func(st block.Status) { done <- st })

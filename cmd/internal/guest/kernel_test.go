@@ -50,6 +50,10 @@ func TestP13_Kernel(t *testing.T) {
 	}
 	r := soak.Stop()
 	t.Logf("%d operations, %d blocks verified, longest %.0f ms", r.Ops, r.Verified, r.WorstMS)
+	g.Ctl("attach v --nbd --owner box --mode 0640")
+	if out := strings.TrimSpace(g.Sh("stat -c '%U %G %a' /dev/nbd0")); out != "box box 640" {
+		t.Errorf("owner and mode: %s", out)
+	}
 	if out, code := g.Try("rsioctl --admin unix:/run/rsio/admin.sock detach v"); code != 4 || !strings.Contains(out, "mounted on /mnt/v") {
 		t.Errorf("detach of a mounted device: %d, %s", code, out)
 	}

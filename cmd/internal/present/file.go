@@ -217,10 +217,13 @@ func (p *Presenter) dropLoop(s *shown, force bool) error {
 		return nil
 	}
 	hold, err := hold(s.loop, force)
-	if err != nil {
+	if err != nil && !force {
 		return inUse(s.Name, append(deviceUsers(s.loop), err.Error()))
 	}
-	if err := loopDetach(s.loop, path, hold); err != nil && !force {
+	if err == nil { // by force it may hang and stay: its file goes, and it fails
+		err = loopDetach(s.loop, path, hold)
+	}
+	if err != nil && !force {
 		return err
 	}
 	unlink(filepath.Join(devDir, s.path()), s.loop)
