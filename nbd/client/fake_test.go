@@ -141,21 +141,26 @@ type request struct {
 
 // request reads one with its payload; false when the connection has ended.
 func (p *peer) request() (request, bool) {
+	r, ok := p.header()
+	return r, ok && p.payload(r)
+}
+
+func (p *peer) header() (request, bool) {
 	b := make([]byte, requestLen)
-	if _, err := io.ReadFull(p.in, b); err != nil {
+	if _, err := io.ReadFull(p.in, b); err != nil || binary.BigEndian.Uint32(b) != magicRequest {
 		return request{}, false
 	}
-	if binary.BigEndian.Uint32(b) != magicRequest {
-		return request{}, false
+	return request{flags: binary.BigEndian.Uint16(b[4:]), cmd: binary.BigEndian.Uint16(b[6:]),
+		cookie: binary.BigEndian.Uint64(b[8:]), off: binary.BigEndian.Uint64(b[16:]), n: binary.BigEndian.Uint32(b[24:])}, true
+}
+
+// payload throws that of a write away.
+func (p *peer) payload(r request) bool {
+	if r.cmd != cmdWrite {
+		return true
 	}
-	r := request{flags: binary.BigEndian.Uint16(b[4:]), cmd: binary.BigEndian.Uint16(b[6:]),
-		cookie: binary.BigEndian.Uint64(b[8:]), off: binary.BigEndian.Uint64(b[16:]), n: binary.BigEndian.Uint32(b[24:])}
-	if r.cmd == cmdWrite {
-		if _, err := io.CopyN(io.Discard, p.in, int64(r.n)); err != nil {
-			return request{}, false
-		}
-	}
-	return r, true
+	_, err := io.CopyN(io.Discard, p.in, int64(r.n))
+	return err == nil
 }
 
 // answer answers a request; a read that succeeds brings 0x5a.

@@ -105,9 +105,9 @@ var foreigners = map[string][]string{
 func TestForeign(t *testing.T) {
 	for name, args := range foreigners {
 		t.Run(name, func(t *testing.T) {
-			newForeign(t, args...)
+			f := newForeign(t, args...)
 			blocktest.Run(t, blocktest.Config{
-				Make:   func(t *testing.T) block.Device { return newForeign(t, args...).open(Options{}) },
+				Make:   func(t *testing.T) block.Device { return f.open(Options{}) },
 				Shared: true, Ops: 300, Chain: 300,
 			})
 		})
