@@ -36,7 +36,7 @@ a local address. Without a target it looks at 127.0.0.1:8861.`,
 			return c.run(cmd.Context())
 		},
 	}
-	cmd.AddCommand(filesCommand())
+	cmd.AddCommand(filesCommand(), barrierCommand())
 	cmd.CompletionOptions.HiddenDefaultCmd = true
 	cmd.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &daemon.UsageError{Err: err} })
 	f := cmd.Flags()

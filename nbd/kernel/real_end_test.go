@@ -239,3 +239,27 @@ func TestRealIoctlFails(t *testing.T) {
 		t.Errorf("after them: %v", err)
 	}
 }
+
+// TestRealIoctlSignals: the process may get signals.
+func TestRealIoctlSignals(t *testing.T) {
+	r := newRig(t)
+	for range 4 {
+		d := r.attach()
+		f := open(t, d.Index, os.O_RDWR|unix.O_DIRECT)
+		for range 100 {
+			for _, s := range []unix.Signal{unix.SIGCHLD, unix.SIGWINCH, unix.SIGURG} {
+				if err := unix.Kill(os.Getpid(), s); err != nil {
+					t.Fatal(err)
+				}
+			}
+			time.Sleep(time.Millisecond)
+		}
+		if _, err := f.WriteAt(aligned(4096), 0); err != nil {
+			t.Error(err)
+		}
+		_ = f.Close()
+		if err := d.Detach(); err != nil {
+			t.Error(err)
+		}
+	}
+}

@@ -198,6 +198,11 @@ func (p *Presenter) dropDevice(ctx context.Context, s *shown, force bool) error 
 	if err != nil && !force {
 		return inUse(s.Name, append(deviceUsers(dev), err.Error()))
 	}
+	// The driver sends its farewell under the lock of a connection, which a
+	// sender holds that waits for us to read; with the path down and our memory
+	// for requests used up we do not. The call would wait in the kernel, where it
+	// cannot be killed. A connection that has ended cannot hold it up.
+	p.closeExport(forKernel + s.Name)
 	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
 	defer cancel()
 	if err := p.disconnect(ctx, s, f); err != nil && !force {

@@ -4,8 +4,10 @@ package present
 
 import (
 	"context"
+	"os/exec"
+	"strconv"
+	"syscall"
 
-	"rsio/nbd/kernel"
 	"rsio/rsio/initiator"
 )
 
@@ -66,10 +68,17 @@ func (p *Presenter) mendRight(ctx context.Context, s *shown) error {
 // was first asked for this right has ended; if not, the mender is woken then.
 func (p *Presenter) passed(s *shown, right uint64) bool {
 	if s.barrier == nil {
-		done, index := make(chan error, 1), s.index
+		// In a process of its own: it waits in the kernel, where it cannot be
+		// killed, for requests that wait for us. A thread of ours in that state
+		// would keep this process from dying, and its sockets open; so neither a
+		// successor could take over nor the requests end.
+		done := make(chan error, 1)
+		cmd := exec.Command(p.opt.Command[0], "barrier", strconv.Itoa(s.index))
+		cmd.Dir = "/"
+		cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 		s.barrier, s.under = done, right
-		go func() { // ends with the requests of the device; nobody can end it sooner
-			done <- kernel.Barrier(index)
+		go func() { // ends with the requests of the device, or with this process
+			done <- cmd.Run()
 			p.poke()
 		}()
 	}
