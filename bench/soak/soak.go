@@ -28,7 +28,7 @@ const BlockSize = 4096
 type Options struct {
 	Path        string
 	Offset      int64         // bytes, a multiple of BlockSize
-	Size        int64         // bytes from Offset; 0: to the end. A file that is shorter is made so long
+	Size        int64         // bytes from Offset; 0: to the end. A file that is missing or empty is made so long
 	Workers     int           // 1..1024, each with blocks of its own
 	Blocks      int           // per worker, spread over the range; 0: 64
 	Direct      bool          // O_DIRECT
@@ -55,6 +55,7 @@ type Load struct {
 	opt   Options
 	f     *os.File
 	begin time.Time
+	id    uint64       // tells this load's blocks from those of others, also of earlier ones
 	state []blockState // all workers' blocks
 
 	ops, errs, stalls atomic.Uint64
@@ -91,10 +92,11 @@ func New(opt Options) (*Load, error) {
 		return nil, fmt.Errorf("soak: %w", err)
 	}
 	l := &Load{opt: opt, f: f, begin: time.Now()}
+	l.id = uint64(l.begin.UnixNano())
 	if err := l.size(flag&os.O_CREATE != 0); err != nil {
 		return nil, errors.Join(fmt.Errorf("soak %s: %w", opt.Path, err), f.Close())
 	}
-	l.state = make([]blockState, opt.Workers*opt.Blocks)
+	l.state = make([]blockState, l.opt.Workers*l.opt.Blocks)
 	if err := l.load(); err != nil {
 		return nil, errors.Join(fmt.Errorf("soak %s: %w", opt.State, err), f.Close())
 	}
@@ -112,15 +114,14 @@ func (l *Load) size(make bool) error {
 	if err != nil {
 		return err
 	}
-	if l.opt.Size == 0 || l.opt.Offset+l.opt.Size > end {
+	if l.opt.Size == 0 || l.opt.Size > end-l.opt.Offset {
 		l.opt.Size = end - l.opt.Offset
 	}
-	if need := int64(l.opt.Workers*l.opt.Blocks) * BlockSize; l.opt.Size < need {
-		l.opt.Blocks = int(l.opt.Size / BlockSize / int64(l.opt.Workers))
-		if l.opt.Blocks < 1 {
-			return fmt.Errorf("%d bytes are too few for %d workers", l.opt.Size, l.opt.Workers)
-		}
+	room := l.opt.Size / BlockSize / int64(l.opt.Workers) // blocks of a worker
+	if room < 1 {
+		return fmt.Errorf("%d bytes are too few for %d workers", l.opt.Size, l.opt.Workers)
 	}
+	l.opt.Blocks = int(min(int64(l.opt.Blocks), room))
 	return nil
 }
 
@@ -175,13 +176,13 @@ func (l *Load) worker(ctx context.Context, w int) {
 			l.flush(mine)
 		case rng.IntN(2) == 0:
 			s.tried++
-			stamp(buf, uint64(blk), s.tried, uint64(w))
+			stamp(buf, uint64(blk), s.tried, l.id)
 			if l.timed("write", blk, func() error { _, err := l.f.WriteAt(buf, l.place(blk)); return err }) {
 				s.acked = s.tried
 			}
 		default:
 			if l.timed("read", blk, func() error { _, err := l.f.ReadAt(buf, l.place(blk)); return err }) {
-				if err := s.check(buf, uint64(blk), s.acked); err != nil {
+				if err := s.check(buf, uint64(blk), s.acked, l.id); err != nil {
 					l.fail(err)
 				}
 			}
@@ -247,7 +248,7 @@ func (l *Load) verify(r *Result) {
 			l.fail(fmt.Errorf("read back of block %d: %w", blk, err))
 			continue
 		}
-		if err := s.check(buf, uint64(blk), least); err != nil {
+		if err := s.check(buf, uint64(blk), least, l.id); err != nil {
 			r.Lost++
 			l.fail(err)
 			continue

@@ -5,9 +5,13 @@ package soak
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
+	"encoding/json"
 	"io"
+	"math"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -59,6 +63,29 @@ func damage(t *testing.T, path string, change func(b []byte)) {
 	}
 }
 
+// fill loads until every block was flushed twice.
+func fill(t *testing.T, opt Options) {
+	t.Helper()
+	for end := time.Now().Add(20 * time.Second); time.Now().Before(end); {
+		run(t, opt, 50*time.Millisecond)
+		var s saved
+		b, err := os.ReadFile(opt.State)
+		if err == nil {
+			err = json.Unmarshal(b, &s)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if slices.Min(s.Flushed) > 1 {
+			return
+		}
+	}
+	t.Fatal("not every block was written")
+}
+
+// of returns which load wrote block 7.
+func of(b []byte) uint64 { return binary.BigEndian.Uint64(b[7*(1<<20/32)+24:]) }
+
 // TestFinds: whatever a block may hold that it must not is found.
 func TestFinds(t *testing.T) {
 	const step = 1 << 20 / 32 // between two blocks of the load
@@ -73,18 +100,16 @@ func TestFinds(t *testing.T) {
 		{"a torn block", func(b []byte) { copy(b[3*step+2048:3*step+4096], b[4*step+2048:]) }, "damaged"},
 		{"another block's content", func(b []byte) { copy(b[step:step+BlockSize], b[5*step:]) }, "holds what was written to 5"},
 		{"zeroes", func(b []byte) { clear(b[6*step : 6*step+BlockSize]) }, "is empty"},
-		{"an old version", func(b []byte) { stamp(b[7*step:7*step+BlockSize], 7, 1, 0) }, "holds 1, it must hold"},
-		{"one from the future", func(b []byte) { stamp(b[step:step+BlockSize], 1, 1<<40, 0) }, "it must hold"},
+		{"an old version", func(b []byte) { stamp(b[7*step:7*step+BlockSize], 7, 1, of(b)) }, "holds 1, it must hold"},
+		{"another load's content", func(b []byte) { stamp(b[step:step+BlockSize], 1, 2, of(b)-1) }, "what another load wrote"},
+		{"one from the future", func(b []byte) { stamp(b[step:step+BlockSize], 1, 1<<40, of(b)) }, "it must hold"},
 	} {
 		opt := options(t)
 		opt.State = filepath.Join(t.TempDir(), "state")
-		r := run(t, opt, 300*time.Millisecond)
-		if r.Verified != 32 {
-			t.Fatalf("%s: %+v: not every block was written", row.desc, r)
-		}
+		fill(t, opt)
 		damage(t, opt.Path, row.change)
 		opt.VerifyOnly = true
-		r = run(t, opt, time.Second)
+		r := run(t, opt, time.Second)
 		if row.want == "" && (r.Errors != 0 || r.Lost != 0 || r.Verified != 32) ||
 			row.want != "" && (r.Errors != 1 || r.Lost != 1 || r.Verified != 31 || !strings.Contains(r.First, row.want)) {
 			t.Errorf("%s: %+v, want %q", row.desc, r, row.want)
@@ -99,7 +124,7 @@ func TestUnflushed(t *testing.T) {
 	b := make([]byte, BlockSize)
 	for seq, ok := range map[uint64]bool{4: false, 5: true, 9: true, 10: true, 11: false} {
 		stamp(b, 3, seq, 0)
-		if err := s.check(b, 3, s.flushed); (err == nil) != ok {
+		if err := s.check(b, 3, s.flushed, 0); (err == nil) != ok {
 			t.Errorf("version %d: %v", seq, err)
 		}
 	}
@@ -139,6 +164,14 @@ func TestRefused(t *testing.T) {
 		{"an offset that is no block", func(o *Options) { o.Offset = 5 }},
 		{"no such device", func(o *Options) { o.Path, o.Size = "/nonexistent/f", 0 }},
 		{"too small", func(o *Options) { o.Size = 8192 }},
+		{"too many workers", func(o *Options) { o.Workers = 1025 }},
+		{"fewer than no blocks", func(o *Options) { o.Blocks = -1 }},
+		{"a negative offset", func(o *Options) { o.Offset = -4096 }},
+		{"a negative size", func(o *Options) { o.Size = -1 }},
+		{"an offset behind the end", func(o *Options) { o.Offset, o.Size = 1<<30, 0 }},
+		{"a size beyond all", func(o *Options) { o.Offset, o.Size = 4096, math.MaxInt64 }},
+		{"a folder", func(o *Options) { o.Path = filepath.Dir(o.Path) }},
+		{"a state that is a folder", func(o *Options) { o.Workers, o.State = 1, filepath.Dir(o.Path) }},
 		{"a state that is missing", func(o *Options) { o.State, o.VerifyOnly = "/nonexistent/s", true }},
 	} {
 		opt := options(t)
