@@ -108,11 +108,11 @@ func memory(t testing.TB, size uint64) block.Device {
 // hung is a device of which all writes hang until the test ends.
 func hung(t testing.TB) block.Device {
 	t.Helper()
-	rules, err := fault.Parse("op=write,do=hang")
+	rule, err := fault.Parse("op=write,do=hang")
 	if err != nil {
 		t.Fatal(err)
 	}
-	d := fault.New(memory(t, 1<<20), rules)
+	d := fault.New(memory(t, 1<<20), rule)
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), patience)
 		defer cancel()

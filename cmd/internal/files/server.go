@@ -85,6 +85,10 @@ func (s *Server) Run(ctx context.Context, l net.Listener, ready func()) error {
 	if err != nil {
 		return err
 	}
+	gone := s.fs.Done()
+	if gone == nil { // at once
+		return s.takenOff()
+	}
 	web := &http.Server{Handler: s.routes(), ReadHeaderTimeout: endTimeout}
 	var wg sync.WaitGroup
 	wg.Go(func() { _ = web.Serve(l) }) // ErrServerClosed
@@ -92,14 +96,18 @@ func (s *Server) Run(ctx context.Context, l net.Listener, ready func()) error {
 	select {
 	case <-ctx.Done():
 	case <-s.quit:
-	case <-s.fs.Done():
-		err = fmt.Errorf("the mount %s has been taken off by somebody", s.opt.Mount)
+	case <-gone:
+		err = s.takenOff()
 	}
 	end, cancel := context.WithTimeout(context.Background(), endTimeout)
 	defer cancel()
 	_ = web.Shutdown(end) // its connections end with us
 	wg.Wait()
 	return errors.Join(err, s.end(end))
+}
+
+func (s *Server) takenOff() error {
+	return fmt.Errorf("the mount %s has been taken off by somebody", s.opt.Mount)
 }
 
 // end takes all files off, by force: whoever ends this process wants that.

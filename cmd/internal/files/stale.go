@@ -36,14 +36,15 @@ func takeOff(dir string) error {
 	return fmt.Errorf("mounts that killed processes left at %s do not end", dir)
 }
 
-// mountedAt reports whether one of our mounts is at dir; proc(5).
-func mountedAt(mountinfo, dir string) bool {
+// mountedAt reports whether what is on top at dir is a mount of ours; proc(5).
+// What somebody else has mounted over it is not ours to unmount.
+func mountedAt(mountinfo, dir string) (ours bool) {
 	escaped := strings.NewReplacer(" ", `\040`, "\t", `\011`, "\n", `\012`, `\`, `\134`).Replace(dir)
 	for line := range strings.Lines(mountinfo) {
 		f := strings.Fields(line)
-		if len(f) > 6 && f[4] == escaped && strings.Contains(line, " - fuse.rsio ") {
-			return true
+		if len(f) > 6 && f[4] == escaped { // they are listed in the order in which they were made
+			ours = strings.Contains(line, " - fuse.rsio ")
 		}
 	}
-	return false
+	return ours
 }
