@@ -124,10 +124,13 @@ func (p *Presenter) mendFile(ctx context.Context, s *shown, resized bool) error 
 		if err := p.makeFile(ctx, s); err != nil {
 			return err
 		}
-		if s.loop != "" {
-			return fmt.Errorf("its file %s was gone and has been made again: %s has lost it and fails; unmount, detach with --force, and attach", s.path(), s.loop)
+		if s.lost() {
+			return s.lostError()
 		}
 		return fmt.Errorf("its file %s was gone and has been made again: who had it open has to open it anew", s.path())
+	}
+	if s.lost() {
+		return s.lostError()
 	}
 	if !resized {
 		return nil
@@ -187,8 +190,21 @@ func (p *Presenter) endFiles() {
 	c.Close()
 }
 
+// lost reports whether the files' process of the loop device of s has died and
+// its mount is gone: the device has a file that nobody serves, for ever.
+func (s *shown) lost() bool { return s.loop != "" && loopFile(s.loop) == "/"+s.path() }
+
+func (s *shown) lostError() error {
+	return fmt.Errorf("its file %s was gone and has been made again: %s has lost it and fails; unmount, detach with --force, and attach", s.path(), s.loop)
+}
+
 // makeLoop makes the loop device of s. p.change is held.
 func (p *Presenter) makeLoop(s *shown) error {
+	if s.lost() {
+		if err := p.dropLoop(s, true); err != nil {
+			return err
+		}
+	}
 	dev, err := loopAttach(filepath.Join(p.opt.Mount, s.path()), s.ReadOnly)
 	if err != nil {
 		return err
@@ -213,18 +229,20 @@ func (p *Presenter) name(s *shown, dev string) error {
 // dropLoop takes the loop device of s off.
 func (p *Presenter) dropLoop(s *shown, force bool) error {
 	path := filepath.Join(p.opt.Mount, s.path())
-	if s.loop == "" || loopOf(path) != s.loop {
+	if s.loop == "" {
 		return nil
 	}
-	hold, err := hold(s.loop, force)
-	if err != nil && !force {
-		return inUse(s.Name, append(deviceUsers(s.loop), err.Error()))
-	}
-	if err == nil { // by force it may hang and stay: its file goes, and it fails
-		err = loopDetach(s.loop, path, hold)
-	}
-	if err != nil && !force {
-		return err
+	if loopFile(s.loop) == path || s.lost() { // else somebody else has taken it off
+		hold, err := hold(s.loop, force)
+		if err != nil && !force {
+			return inUse(s.Name, append(deviceUsers(s.loop), err.Error()))
+		}
+		if err == nil { // by force it may hang and stay: its file goes, and it fails
+			err = loopDetach(s.loop, hold)
+		}
+		if err != nil && !force {
+			return err
+		}
 	}
 	unlink(filepath.Join(devDir, s.path()), s.loop)
 	p.mu.Lock()

@@ -75,24 +75,34 @@ func loopConfigure(dev string, cfg *unix.LoopConfig) error {
 func loopOf(path string) string {
 	list, _ := filepath.Glob("/sys/block/loop*/loop/backing_file") // the pattern is right
 	for _, f := range list {
-		b, err := os.ReadFile(f)
-		if err == nil && strings.TrimSuffix(string(b), "\n") == path {
-			return "/dev/" + strings.Split(f, "/")[3]
+		if dev := "/dev/" + strings.Split(f, "/")[3]; loopFile(dev) == path {
+			return dev
 		}
 	}
 	return ""
 }
 
+// loopFile returns the file of a loop device as the kernel names it, or "". Of
+// a mount that was taken off it is the path within the mount.
+func loopFile(dev string) string {
+	b, err := os.ReadFile("/sys/block/" + filepath.Base(dev) + "/loop/backing_file")
+	if err != nil {
+		return ""
+	}
+	return strings.TrimSuffix(string(b), "\n")
+}
+
 // loopDetach takes a loop device off its file. hold is the device, opened
 // exclusively unless it is to go by force: the kernel lets go of the file when
 // the last opener closes, so it is closed here.
-func loopDetach(dev, path string, hold *os.File) error {
+func loopDetach(dev string, hold *os.File) error {
+	path := loopFile(dev)
 	err := unix.IoctlSetInt(int(hold.Fd()), unix.LOOP_CLR_FD, 0)
 	if err = errors.Join(err, hold.Close()); err != nil && !errors.Is(err, unix.ENXIO) {
 		return fmt.Errorf("loop device %s: %w", dev, err)
 	}
 	for range 100 {
-		if loopOf(path) != dev {
+		if path == "" || loopFile(dev) != path {
 			return nil
 		}
 		time.Sleep(10 * time.Millisecond)

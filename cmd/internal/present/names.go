@@ -35,7 +35,7 @@ func link(path, dev string) error {
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return err
 	}
-	tmp := path + ".new"
+	tmp := filepath.Join(filepath.Dir(path), "."+filepath.Base(path)) // no volume's name: none begins so
 	if err := os.Remove(tmp); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
@@ -87,8 +87,8 @@ func owner(s string) (uid, gid int, err error) {
 			gid, _ = strconv.Atoi(g.Gid)
 		}
 	}
-	if uid < 0 || gid < 0 {
-		return 0, 0, usage(errors.New("a negative number"))
+	if most := uint64(1<<32 - 2); uint64(uid) > most || uint64(gid) > most { // the last one means "leave it"
+		return 0, 0, usage(fmt.Errorf("user and group are numbers from 0 to %d", most))
 	}
 	return uid, gid, nil
 }

@@ -76,7 +76,7 @@ func mountsOf(dev string, nums []string) []string {
 			f := strings.Fields(s.Text())
 			dash := slices.Index(f, "-")
 			if len(f) > 4 && (slices.Contains(nums, f[2]) || dash > 0 && dash+2 < len(f) && f[dash+2] == dev) {
-				if m := "mounted on " + f[4]; !slices.Contains(out, m) {
+				if m := "mounted on " + unescape.Replace(f[4]); !slices.Contains(out, m) {
 					out = append(out, m)
 				}
 			}
@@ -84,6 +84,9 @@ func mountsOf(dev string, nums []string) []string {
 	}
 	return out
 }
+
+// unescape is what proc(5) does to names, reversed.
+var unescape = strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`)
 
 // processesWith lists the processes, but this one, that have a block device
 // open. Only what is open below /dev is looked at: to ask for the number of a

@@ -113,6 +113,33 @@ func TestCoherent(t *testing.T) {
 	}
 }
 
+// TestCoherentReadOnly: devices that nobody writes to may be several; beside one
+// that can be written to a reader would see old data.
+func TestCoherentReadOnly(t *testing.T) {
+	for _, row := range []struct {
+		desc      string
+		is, wants bool // read-only
+		ns        string
+		ok        bool
+	}{
+		{"both read-only", true, true, "default", true},
+		{"a reader beside a writer", false, true, "default", false},
+		{"a writer beside a reader", true, false, "default", false},
+		{"two writers", false, false, "default", false},
+		{"two writers of volumes in two namespaces", false, false, "other", true},
+	} {
+		p := presenter(t)
+		p.change.Lock()
+		p.shown["v~a"] = &shown{Presented: initiator.Presented{Name: "v~a", Namespace: "default", Volume: "v", VM: "a", Target: "t", ReadOnly: row.is}, index: 0}
+		err := p.coherent(initiator.Presented{Name: "v~b", Namespace: row.ns, Volume: "v", VM: "b", Target: "t", ReadOnly: row.wants, Show: api.Show{NBD: true}})
+		delete(p.shown, "v~a") // or the mender would look for the device
+		p.change.Unlock()
+		if (err == nil) != row.ok {
+			t.Errorf("%s: %v", row.desc, err)
+		}
+	}
+}
+
 // TestPresentFails: what cannot be made leaves nothing, and says why.
 func TestPresentFails(t *testing.T) {
 	p := presenter(t)
@@ -206,7 +233,7 @@ func TestUsers(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := loopDetach(dev, file, h); err != nil || loopOf(file) != "" {
+	if err := loopDetach(dev, h); err != nil || loopOf(file) != "" {
 		t.Errorf("detached: %v, still %q", err, loopOf(file))
 	}
 	gone = true
