@@ -145,10 +145,30 @@ func (s *sess) execute(d wire.Header, payload []byte) {
 		s.call(d, payload)
 	case wire.OpLogout:
 		s.answer(d, session.Answer{})
+		s.awaitSent()
 		s.Leave()
 		s.giveUp()
 	default:
 		s.answer(d, session.Answer{Status: block.StatusUnsupported})
+	}
+}
+
+// sentTimeout is how long the answer to a logout has to leave.
+const sentTimeout = 200 * time.Millisecond
+
+// awaitSent waits until the connections of the session have nothing to send:
+// what is queued goes with them.
+func (s *sess) awaitSent() {
+	for end := netio.Now() + sentTimeout; netio.Now() < end; time.Sleep(200 * time.Microsecond) {
+		idle := true
+		for i := range s.conns {
+			if c := s.conns[i].Load(); c != nil && c.nc.Err() == nil && c.nc.Queued() > 0 {
+				idle = false
+			}
+		}
+		if idle {
+			return
+		}
 	}
 }
 
