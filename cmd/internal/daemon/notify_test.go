@@ -80,6 +80,61 @@ func TestNotifyNobody(t *testing.T) {
 	}
 }
 
+// TestNotifyTrouble: what systemd cannot be told, or says of its watchdog that
+// makes no sense, is an event; nothing is looked at.
+func TestNotifyTrouble(t *testing.T) {
+	for _, row := range []struct {
+		desc, usec, pid string
+		nobody          bool // behind NOTIFY_SOCKET
+		event           string
+	}{
+		{"no watchdog", "", "", false, ""},
+		{"the watchdog of another process", "2000", "1", false, ""},
+		{"an interval that is none", "soon", "", false, "interval"},
+		{"a negative interval", "-5", "", false, "interval"},
+		{"a process that is none", "2000", "x", false, "interval"},
+		{"nobody hears", "2000", "", true, "could not be told"},
+	} {
+		path := filepath.Join(t.TempDir(), "s")
+		c, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if row.nobody {
+			_ = c.Close()
+		}
+		t.Setenv("NOTIFY_SOCKET", path)
+		t.Setenv("WATCHDOG_USEC", row.usec)
+		t.Setenv("WATCHDOG_PID", row.pid)
+		events := audit.New(nil)
+		ctx, cancel := context.WithTimeout(t.Context(), 30*time.Millisecond)
+		if err := Notify(ctx, events, func() { t.Errorf("%s: it looks", row.desc) }); err != nil {
+			t.Errorf("%s: %v", row.desc, err)
+		}
+		cancel()
+		list := events.Since(ctx, 0) // ctx has ended: it does not wait
+		if len(list) > 1 || (row.event != "") != (len(list) == 1) || len(list) == 1 && !strings.Contains(list[0].Text, row.event) {
+			t.Errorf("%s: events %+v", row.desc, list)
+		}
+		if row.nobody {
+			continue
+		}
+		var said []string
+		for b := make([]byte, 100); ; {
+			_ = c.SetReadDeadline(time.Now().Add(10 * time.Millisecond)) // all has been said
+			n, err := c.Read(b)
+			if err != nil {
+				break
+			}
+			said = append(said, string(b[:n]))
+		}
+		if got := strings.Join(said, " "); got != "READY=1 STOPPING=1" {
+			t.Errorf("%s: %s", row.desc, got)
+		}
+		_ = c.Close()
+	}
+}
+
 func TestRefused(t *testing.T) {
 	checks := []api.Check{{Name: "a", State: "ok"}, {Name: "b", State: "warning"}, {Name: "c", State: "warning"}}
 	if s := Refused(checks); s == "" || !strings.Contains(s, "b, c") || strings.Contains(s, "a, ") {
