@@ -3,6 +3,7 @@
 package initiator
 
 import (
+	"errors"
 	"testing"
 
 	"rsio/rsio/admin/api"
@@ -17,25 +18,47 @@ func TestCheckShow(t *testing.T) {
 		{"nothing", api.Show{}, true},
 		{"a device with connections", api.Show{NBD: true, Connections: 16, Mode: 0o660}, true},
 		{"a file and a loop device", api.Show{File: true, Loop: true}, true},
+		{"all permissions there are", api.Show{File: true, Mode: 0o777}, true},
+		{"an owner of nothing", api.Show{Owner: "root"}, true},
 		{"both kinds of device", api.Show{NBD: true, Loop: true}, false},
 		{"too many connections", api.Show{NBD: true, Connections: 17}, false},
 		{"a negative number of them", api.Show{NBD: true, Connections: -1}, false},
 		{"connections of nothing", api.Show{File: true, Connections: 2}, false},
 		{"setuid", api.Show{File: true, Mode: 0o4755}, false},
 	} {
-		if err := checkShow(row.show, "v"); (err == nil) != row.ok {
+		err := checkShow(row.show, "v")
+		var e *api.Error
+		if (err == nil) != row.ok || err != nil && (!errors.As(err, &e) || e.Kind != api.Usage || e.Object != "v" || e.Remedy == "") {
 			t.Errorf("%s: %v", row.desc, err)
 		}
 	}
 }
 
+// TestMerge: asking for more adds and replaces, asking for nothing takes nothing
+// away; what cannot be together is refused though each alone could be.
 func TestMerge(t *testing.T) {
-	is := merge(api.Show{NBD: true, Connections: 2, Owner: "a"}, api.Show{File: true, Mode: 0o640})
-	if is != (api.Show{NBD: true, File: true, Connections: 2, Owner: "a", Mode: 0o640}) {
-		t.Errorf("%+v", is)
-	}
-	if is = merge(is, api.Show{}); !is.File || is.Mode != 0o640 {
-		t.Errorf("asking for nothing takes away: %+v", is)
+	dev := api.Show{NBD: true, Connections: 2, Owner: "a", Mode: 0o600}
+	for _, row := range []struct {
+		desc           string
+		is, more, want api.Show
+		ok             bool
+	}{
+		{"nothing", dev, api.Show{}, dev, true},
+		{"of nothing", api.Show{}, dev, dev, true},
+		{"the same", dev, dev, dev, true},
+		{"a file", dev, api.Show{File: true}, api.Show{NBD: true, File: true, Connections: 2, Owner: "a", Mode: 0o600}, true},
+		{"another owner", dev, api.Show{Owner: "b:c"}, api.Show{NBD: true, Connections: 2, Owner: "b:c", Mode: 0o600}, true},
+		{"another mode", dev, api.Show{Mode: 0o640}, api.Show{NBD: true, Connections: 2, Owner: "a", Mode: 0o640}, true},
+		{"more connections", dev, api.Show{NBD: true, Connections: 4}, api.Show{NBD: true, Connections: 4, Owner: "a", Mode: 0o600}, true},
+		{"shared", dev, api.Show{Shared: true}, api.Show{NBD: true, Connections: 2, Owner: "a", Mode: 0o600, Shared: true}, true},
+		{"a loop device on the file", api.Show{File: true}, api.Show{Loop: true}, api.Show{File: true, Loop: true}, true},
+		{"a loop device beside the kernel's", dev, api.Show{Loop: true}, api.Show{NBD: true, Loop: true, Connections: 2, Owner: "a", Mode: 0o600}, false},
+		{"connections of a file", api.Show{File: true}, api.Show{Connections: 2}, api.Show{File: true, Connections: 2}, false},
+	} {
+		got := merge(row.is, row.more)
+		if err := checkShow(got, "v"); got != row.want || (err == nil) != row.ok {
+			t.Errorf("%s: %+v, %v", row.desc, got, err)
+		}
 	}
 }
 
