@@ -93,13 +93,13 @@ func TestLockHeld(t *testing.T) {
 	h, _ := lockHost(t)
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
-	ended, code := h.holding(ctx, "--ttl 1s", "trap 'echo bye; exit 5' TERM; while :; do sleep 0.05; done")
-	code2, _, errs := h.run("lock v1 --as vm2 --wait 1500ms -- true") // longer than the TTL: it is kept
+	ended, code := h.holding(ctx, "--ttl 5s", "trap 'echo bye; exit 5' TERM; while :; do sleep 0.05; done")
+	code2, _, errs := h.run("lock v1 --as vm2 --wait 6s -- true") // longer than the TTL: it is kept; so long that a busy machine does not lose it
 	if code2 != 8 || !strings.Contains(errs, "h1 has it, with token 1") {
 		t.Errorf("while it is held: %d %q", code2, errs)
 	}
 	var s LockState
-	if err := json.Unmarshal([]byte(h.ok("lock v1 --show -o json")), &s); err != nil || !s.Held || s.Owner != "h1" || s.Token != 1 || s.TTL != 1 || s.Renewals == 0 {
+	if err := json.Unmarshal([]byte(h.ok("lock v1 --show -o json")), &s); err != nil || !s.Held || s.Owner != "h1" || s.Token != 1 || s.TTL != 5 || s.Renewals == 0 {
 		t.Errorf("shown: %v %+v", err, s)
 	}
 	cancel() // as a signal does
@@ -124,7 +124,7 @@ func TestLockLost(t *testing.T) {
 		began := time.Now()
 		row.lose(h, t1)
 		said := <-ended
-		if took := time.Since(began); *code != 24 || !strings.Contains(said[1], "the lock was lost while the command ran") || took > 5*time.Second {
+		if took := time.Since(began); *code != 24 || !strings.Contains(said[1], "the lock was lost while the command ran") || took > 30*time.Second {
 			t.Errorf("%s: code %d, %q after %v", row.desc, *code, said, took)
 		}
 	}
