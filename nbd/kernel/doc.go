@@ -20,10 +20,14 @@
 //     of the server takes 1.7 to 2.2 s.
 //   - Several connections, or a timeout: when the timer fires the request is
 //     sent again on a live connection, and its socket is shut down. The timer
-//     is 30 s where no timeout was asked for; Connect sets it to
-//     ioTimeoutSeveral. A timeout of weeks would keep the connections, but the
-//     requests of a server that died would wait for weeks, too: nothing else
-//     sends them again.
+//     is 30 s where no timeout was asked for, and Connect sets it to
+//     ioTimeoutSeveral, the same: the requests of a server that died wait as
+//     long as that, because nothing else sends them again. But a shorter one is
+//     no good where requests take longer by themselves. They cost their
+//     connection, are executed for nobody, are sent again and take as long
+//     again. Measured: 16 readers of 1 MiB over links that carry that in 7 s
+//     got nothing done in 100 s at a timer of 5 s, and lost no connection at
+//     one of 30 s.
 //   - A device without a live connection waits for a new one for as long as the
 //     dead-connection timeout says; without one its requests fail at once.
 //

@@ -150,10 +150,11 @@ func (d *Driver) Connect(c Config) (int, error) {
 // The time after which the block layer asks the driver about a request: what
 // was with a server that died is sent again that soon after its successor came.
 // The kernel rounds it up to whole seconds. With several connections a request
-// that takes longer costs its connection and is sent again.
+// that takes longer costs its connection and is sent again, see the package
+// comment.
 const (
 	ioTimeout        = time.Second
-	ioTimeoutSeveral = 5 * time.Second
+	ioTimeoutSeveral = 30 * time.Second
 )
 
 // setTimer sets the timer of the queue.
