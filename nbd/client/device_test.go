@@ -119,6 +119,9 @@ func TestDevice(t *testing.T) {
 
 // TestFewSlots: more requests than slots wait their turn.
 func TestFewSlots(t *testing.T) {
+	if testing.Short() {
+		blocktest.NotChecked(t, "the suite once more with few slots is too slow for -short")
+	}
 	blocktest.Run(t, blocktest.Config{
 		Make: func(t *testing.T) block.Device {
 			return newServer(t, memory(t, 8<<20)).open(Options{MaxInflight: 2})

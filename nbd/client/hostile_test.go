@@ -129,6 +129,59 @@ func TestSecondAnswer(t *testing.T) {
 	}
 }
 
+// TestAnsweredUnsent: an answer to a write that was not sent yet ends it only when
+// nothing refers to its data any more, and a second one costs the connection.
+func TestAnsweredUnsent(t *testing.T) {
+	const all = 16
+	ends := make(chan bool, all)
+	closed := make(chan bool, 1)
+	var last *call
+	ready := make(chan struct{})
+	f := newFake(t, func(n int, p *peer) {
+		if !p.hello() {
+			return
+		}
+		if n > 0 {
+			p.honest()
+			return
+		}
+		<-ready // nothing is read: the socket is full
+		p.put(simple(0, 1<<32|(all-1)), simple(0, 1<<32))
+		time.Sleep(20 * time.Millisecond) // most likely the client has seen them
+		ends <- last.open()
+		p.put(simple(0, 1<<32|(all-1)))
+		closed <- p.ended()
+	})
+	d := f.open(t, Options{MaxInflight: all})
+	calls := make([]*call, all)
+	for i := range calls {
+		calls[i] = newCall(block.OpWrite, uint64(i)<<20, 1<<20)
+		d.Submit(&calls[i].Request)
+	}
+	last = calls[all-1]
+	close(ready)
+	for _, c := range calls {
+		if st := c.wait(t); st != block.StatusOK {
+			t.Errorf("write at %d: %v", c.Off, st)
+		}
+	}
+	if !<-ends {
+		t.Error("a write ended before it was sent")
+	}
+	if !<-closed {
+		t.Error("the connection was not closed")
+	}
+	closeDevice(t, d)
+	for _, c := range calls {
+		if !c.open() {
+			t.Errorf("write at %d ended twice", c.Off)
+		}
+	}
+	if n := f.connections(); n != 2 {
+		t.Errorf("%d connections", n)
+	}
+}
+
 // TestErrors: what an error of the wire becomes.
 func TestErrors(t *testing.T) {
 	code := make(chan uint32, 1)
