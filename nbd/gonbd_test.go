@@ -58,7 +58,7 @@ func goNBD(t *testing.T, be *slowBackend) *peer {
 	}
 	t.Cleanup(func() { nc.Close(); l.Close(); wg.Wait() })
 	p := &peer{t: t, Conn: nc}
-	p.deadline(20 * time.Second)
+	p.deadline(120 * time.Second)
 	if b := p.get(18); string(b[:16]) != "NBDMAGICIHAVEOPT" {
 		t.Fatalf("greeting %x", b)
 	}

@@ -45,7 +45,7 @@ func serve(t testing.TB, ex *list, o Options) *bench {
 }
 
 func (b *bench) end() {
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 120*time.Second)
 	defer cancel()
 	if err := b.srv.Close(ctx); err != nil {
 		b.t.Errorf("close of the server: %v", err)
@@ -86,7 +86,7 @@ func (b *bench) dial() *peer {
 	}
 	b.t.Cleanup(func() { nc.Close() })
 	p := &peer{t: b.t, Conn: nc}
-	p.deadline(20 * time.Second)
+	p.deadline(120 * time.Second)
 	return p
 }
 
