@@ -5,6 +5,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"time"
@@ -31,15 +32,8 @@ holds what it must not. It destroys what is in the range.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			opt.Direct = !cached
-			for s, to := range map[string]*int64{offset: &opt.Offset, size: &opt.Size} {
-				if s == "0" {
-					continue
-				}
-				n, err := api.ParseSize(s)
-				if err != nil || n > 1<<62 {
-					return &daemon.UsageError{Err: fmt.Errorf("--size or --offset: %q is not a size", s)}
-				}
-				*to = int64(n)
+			if err := errors.Join(sizeArg("--offset", offset, &opt.Offset), sizeArg("--size", size, &opt.Size)); err != nil {
+				return &daemon.UsageError{Err: err}
 			}
 			l, err := soak.New(opt)
 			if err != nil {
@@ -81,4 +75,18 @@ holds what it must not. It destroys what is in the range.`,
 	f.BoolVar(&asJSON, "json", false, "the result as JSON")
 	_ = cmd.MarkFlagRequired("file") // it is there
 	return cmd
+}
+
+// sizeArg reads a size with K, M, G, T; zero is allowed.
+func sizeArg(name, s string, to *int64) error {
+	if s == "0" {
+		*to = 0
+		return nil
+	}
+	n, err := api.ParseSize(s)
+	if err != nil || n > 1<<62 {
+		return fmt.Errorf("%s: %q is not a size", name, s)
+	}
+	*to = int64(n)
+	return nil
 }
