@@ -21,13 +21,14 @@
 //   - Several connections, or a timeout: when the timer fires the request is
 //     sent again on a live connection, and its socket is shut down. The timer
 //     is 30 s where no timeout was asked for, and Connect sets it to
-//     ioTimeoutSeveral, the same: the requests of a server that died wait as
-//     long as that, because nothing else sends them again. But a shorter one is
-//     no good where requests take longer by themselves. They cost their
-//     connection, are executed for nobody, are sent again and take as long
-//     again. Measured: 16 readers of 1 MiB over links that carry that in 7 s
-//     got nothing done in 100 s at a timer of 5 s, and lost no connection at
-//     one of 30 s.
+//     ioTimeoutSeveral, the same: what was with a server that died, or had not
+//     been read by one that ended in good order, waits as long as that, because
+//     nothing else sends it again. But a shorter timer is no good where requests
+//     take longer by themselves. They cost their connection, are executed for
+//     nobody, are sent again and take as long again; and a request keeps the
+//     timer that it began with. Measured: 16 readers of 1 MiB over links that
+//     carry that in 7 s got nothing done in 100 s at a timer of 5 s, and lost no
+//     connection at one of 30 s.
 //   - A device without a live connection waits for a new one for as long as the
 //     dead-connection timeout says; without one its requests fail at once.
 //
