@@ -4,7 +4,7 @@
 SHELL := /bin/bash
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 PACKAGES := fio nbdkit nbd-server nbd-client qemu-utils libnbd-bin python3-libnbd iproute2 nftables e2fsprogs xfsprogs btrfs-progs fuse3 \
-	user-mode-linux busybox-static kmod ocfs2-tools qemu-system-x86 cpio
+	user-mode-linux busybox-static kmod ocfs2-tools qemu-system-x86 cpio lz4
 SEEDS ?= 5000
 FIRST ?= 1
 FUZZTIME ?= 15s
