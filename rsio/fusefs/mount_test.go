@@ -27,6 +27,7 @@ func TestMain(m *testing.M) {
 	if dir := os.Getenv("RSIO_FUSEFS_MOUNT"); dir != "" {
 		serve(dir)
 	}
+	go watchdog() // ends with the process
 	os.Exit(m.Run())
 }
 
